@@ -1,0 +1,46 @@
+"""Progress: what a long operation tells while it runs. The words are those that docker shows, and ``Converting`` between."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+class State(enum.StrEnum):
+    """What happens to a layer, in the order in which it happens."""
+
+    PULLING = "Pulling fs layer"
+    WAITING = "Waiting"
+    DOWNLOADING = "Downloading"
+    RETRYING = "Retrying"
+    CONVERTING = "Converting"
+    COMPLETE = "Pull complete"
+    EXISTS = "Already exists"
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressEvent:
+    """One step of one layer, or a message about the whole (``layer`` is empty).
+
+    Attributes:
+        layer: short identifier (12 hex digits), or an empty string for a message.
+        state: what happens now, or None for a message.
+        current: compressed bytes done in this state.
+        total: compressed bytes in all, or None if unknown.
+        message: a sentence for the user.
+    """
+
+    layer: str
+    state: State | None = None
+    current: int = 0
+    total: int | None = None
+    message: str = ""
+
+
+ProgressSink = Callable[[ProgressEvent], None]
+"""Takes events; called from several threads, must not block for long and must not raise."""
+
+
+def ignore(event: ProgressEvent) -> None:
+    """Drops the event: the sink of those who do not watch."""
