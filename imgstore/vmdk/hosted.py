@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from crc32c import crc32c
+
 from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, ReadableFile, Run, WritableFile
 from imgstore.errors import CorruptError, ImgstoreError, NoSpaceError
 from imgstore.vmdk.descriptor import MAX_DESCRIPTOR, Descriptor, describe_disk
@@ -197,17 +199,19 @@ class DiskSummary:
         cid: content id.
         capacity: size of the disk in bytes.
         file_size: length of the file in bytes, holes included.
-        grains: grains of 64 KiB that the disk holds itself.
+        grains: grains of 64 KiB that the disk holds itself; they end the file.
+        grain_sums: CRC-32C of each of them in the order of the file, as little-endian u32.
     """
 
     cid: int
     capacity: int
     file_size: int
     grains: int
+    grain_sums: bytes
 
 
 class HostedDiskWriter:
-    """Makes a disk in an open staged file. For one thread, except where said.
+    """Makes a disk in an open staged file. For one thread.
 
     Grains go to the end of the file in the order in which they are first written: the same calls make the same bytes. The rest of the
     file is written by ``seal``; until then, and until the body is on stable storage, no reader takes the file for a disk.
@@ -240,6 +244,7 @@ class HostedDiskWriter:
         self._descriptor_bytes = self.descriptor.to_bytes()
         self._map = BlockMap()
         self._next_sector = self.layout.overhead
+        self._sums = array("I")
         self._sealed = False
 
     @property
@@ -270,6 +275,7 @@ class HostedDiskWriter:
                     raise NoSpaceError(f"{self.file.path}: an extent file holds at most {MAX_SECTORS * SECTOR} bytes")
                 run = Run(run.grain, run.length, 0, self._next_sector)
                 self._map.assign(run.grain, run.length, 0, run.sector)
+                self._sums.frombytes(bytes(run.length * self._sums.itemsize))
                 self._next_sector = end
             if placed and placed[-1].sector + placed[-1].length * GRAIN_SECTORS == run.sector:
                 run = placed[-1]._replace(length=placed[-1].length + run.length)
@@ -278,9 +284,13 @@ class HostedDiskWriter:
         return placed
 
     def put(self, first: int, runs: list[Run], data: Bytes) -> None:
-        """Writes the grains that ``allocate`` placed, ``data`` being those from ``first`` on. From any thread."""
+        """Writes the grains that ``allocate`` placed, ``data`` being those from ``first`` on."""
         view = memoryview(data)
         for run in runs:
+            index = (run.sector - self.layout.overhead) // GRAIN_SECTORS
+            for position in range(run.length):
+                at = (run.grain - first + position) * GRAIN
+                self._sums[index + position] = crc32c(view[at : at + GRAIN])
             start = (run.grain - first) * GRAIN
             end = start + run.length * GRAIN
             for position in range(start, end, _MAX_WRITE):
@@ -327,4 +337,4 @@ class HostedDiskWriter:
         self.file.pwrite(0, UNFINISHED_MAGIC + header[len(MAGIC) :] + self._descriptor_bytes)
         self.file.fsync()
         self.file.pwrite(0, header)
-        return DiskSummary(self.descriptor.cid, self.capacity, size, self.grains)
+        return DiskSummary(self.descriptor.cid, self.capacity, size, self.grains, numbers_to_bytes(self._sums))
