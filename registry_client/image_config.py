@@ -75,7 +75,7 @@ def parse_image_config(data: bytes, what: str) -> ImageConfig:
         MalformedError: breaks its specification.
     """
     fields = parse_object(data, what)
-    root_fs = fields.object("rootfs")
+    root_fs = fields.nested("rootfs")
     if root_fs.string("type") != "layers":
         raise MalformedError(f"{what}: rootfs.type is {root_fs.string('type')[:64]!r}, not 'layers'")
     try:

@@ -134,7 +134,7 @@ def parse_descriptor(fields: Fields) -> Descriptor:
     """
     platform = None
     if "platform" in fields:
-        inner = fields.object("platform")
+        inner = fields.nested("platform")
         platform = Platform.of(
             inner.string("os", ""), inner.string("architecture", ""), inner.string("variant", ""), inner.string("os.version", "")
         )
@@ -167,7 +167,7 @@ def _parse_image_manifest(fields: Fields, media_type: str) -> Manifest:
     layers = tuple(parse_descriptor(entry) for entry in fields.objects("layers", maximum=LAYERS_MAX))
     return Manifest(
         media_type=media_type,
-        config=parse_descriptor(fields.object("config")),
+        config=parse_descriptor(fields.nested("config")),
         layers=layers,
         annotations=MappingProxyType(fields.string_map("annotations")),
         artifact_type=fields.string("artifactType", ""),

@@ -121,7 +121,7 @@ class Fields:
         for index, value in enumerate(self.items(name, maximum=maximum)):
             yield Fields(value, f"{self.what}: {name}[{index}]")
 
-    def object(self, name: str) -> Fields:
+    def nested(self, name: str) -> Fields:
         """An object."""
         return Fields(self.values.get(name), f"{self.what}: {name}")
 
@@ -129,7 +129,7 @@ class Fields:
         """An object whose values are strings; empty if it is not there."""
         if name not in self:
             return {}
-        values = self.object(name).values
+        values = self.nested(name).values
         for key, value in values.items():
             if not isinstance(value, str):
                 self._wrong(f"{name}.{key}", value, "a string")
