@@ -68,7 +68,9 @@ def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_dat
             yield Finding(directory, f"{error}{known}")
             continue
         if rows.get(chain_id) != layer_row(marker):
-            yield Finding(f"{directory}/{layout.LAYER_MARKER}", "the catalog says another thing of this layer, or does not know it")
+            yield Finding(
+                f"{directory}/{layout.LAYER_MARKER}", "the catalog says another thing of this layer, or does not know it"
+            )
         if marker.parent is not None and not datastore.exists(f"{layout.layer_directory(marker.parent)}/{layout.LAYER_MARKER}"):
             yield Finding(directory, f"its parent layer {marker.parent} is missing")
         if marker.disk is not None:

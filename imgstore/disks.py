@@ -143,6 +143,17 @@ class Disks:
         self._datastore.write_atomic(f"{directory}/{layout.LAYER_MARKER}", markers.encode(marker))
         return layer_row(marker)
 
+    def remove_unfinished(self, chain_id: str) -> None:
+        """Removes what is left of a layer that has no marker, unless someone is making it."""
+        lease = self._leases.acquire(layer_lease(chain_id))
+        if lease is None:
+            return
+        try:
+            if not self._datastore.exists(f"{layout.layer_directory(chain_id)}/{layout.LAYER_MARKER}"):
+                self.remove(chain_id)
+        finally:
+            lease.release()
+
     def remove(self, chain_id: str) -> None:
         """Removes the layer: marker first, so that a crash leaves it whole or gone. Not there is fine."""
         directory = layout.layer_directory(chain_id)
@@ -196,6 +207,11 @@ class PreparedDisk:
         """Leaves nothing of it. Allowed more than once, but not after ``publish``."""
         self.device.close()
         self._staging.discard()
+
+
+def layer_lease(chain_id: str) -> str:
+    """Name of the lease of who makes a layer."""
+    return f"layer-{layout.hex_of(chain_id)}"
 
 
 def layer_row(marker: LayerMarker) -> LayerRow:

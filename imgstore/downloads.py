@@ -21,7 +21,7 @@ _MEMORY_LIMIT = 4 << 20
 """Bytes that a spool keeps in memory before it goes to its file: a stage of the pipeline holds a few MiB, not more."""
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """The reader has gone: the writer of a Spool is to stop."""
 
 
@@ -49,12 +49,12 @@ class Spool:
         """Appends a piece.
 
         Raises:
-            Cancelled: nobody will read it.
+            CancelledError: nobody will read it.
             NoSpaceError: the file system of the directory is full.
         """
         with self._changed:
             if self._cancelled:
-                raise Cancelled
+                raise CancelledError
             in_memory = self._in_memory + len(piece) <= _MEMORY_LIMIT
             if in_memory:
                 self._pieces.append(piece)
@@ -84,7 +84,7 @@ class Spool:
                 while not self._pieces and not self._finished and not self._cancelled:
                     self._changed.wait()
                 if self._cancelled:
-                    raise Cancelled
+                    raise CancelledError
                 if not self._pieces:
                     if self._error is not None:
                         raise self._error
@@ -95,8 +95,7 @@ class Spool:
             if isinstance(piece, bytes):
                 yield piece
             else:
-                assert self._file is not None
-                yield os.pread(self._file, piece[1], piece[0])
+                yield self._read_file(*piece)
 
     def close(self) -> None:
         """Frees all it holds; the writer is told at its next piece. A second call does nothing."""
@@ -107,6 +106,11 @@ class Spool:
             self._changed.notify()
             if self._finished:
                 self._close_file()
+
+    def _read_file(self, offset: int, length: int) -> bytes:
+        if self._file is None:
+            raise CancelledError
+        return os.pread(self._file, length, offset)
 
     def _close_file(self) -> None:
         if self._file is not None:

@@ -10,15 +10,14 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from registry_client.digest import Digest, ImageId
-from registry_client.errors import InvalidReferenceError
-from registry_client.reference import Reference
-from registry_client.strict_json import SIZE_MAX
-
 from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, list_names
 from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError
+from registry_client.digest import Digest, ImageId
+from registry_client.errors import InvalidReferenceError
+from registry_client.reference import Reference
+from registry_client.strict_json import SIZE_MAX
 
 
 class NoSuchImageError(NotFoundError):

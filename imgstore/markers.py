@@ -110,7 +110,9 @@ class _Envelope(msgspec.Struct):
 def encode(marker: Marker) -> bytes:
     """The marker's file, deterministic."""
     content = msgspec.json.encode(marker)
-    return msgspec.json.format(msgspec.json.encode(_Envelope(VERSION, _checksum(content), msgspec.Raw(content))), indent=1) + b"\n"
+    return (
+        msgspec.json.format(msgspec.json.encode(_Envelope(VERSION, _checksum(content), msgspec.Raw(content))), indent=1) + b"\n"
+    )
 
 
 def decode(kind: type[M], data: bytes, name: str) -> M:

@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry_client.errors import RegistryError
-from registry_client.manifest import Descriptor
 from registry_client.source import ImageSource
 
 from imgstore import layout
 from imgstore.catalog.catalog import Catalog
-from imgstore.disks import Disks, PreparedDisk
-from imgstore.downloads import Cancelled, Spool
+from imgstore.disks import Disks, PreparedDisk, layer_lease
+from imgstore.downloads import CancelledError, Spool
 from imgstore.leases import Lease, Leases, wait_for
 from imgstore.markers import LayerMarker
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.registries import translate
 from imgstore.unpack import unpack
 from imgstore.vmdk.chain import Chain
+from registry_client.errors import RegistryError
+from registry_client.manifest import Descriptor
 
 CONCURRENT_DOWNLOADS = 3
 """As many as docker has at once."""
@@ -123,13 +123,16 @@ class LayerPull:
         disk = self._disks.prepare(layer.chain_id, chain)
         try:
             unpacked = unpack(download.pieces(), disk, layer.diff_id)
-            above = disk.seal() if unpacked.changed else chain
+            if unpacked.changed:
+                chain = disk.device.chain()
+            else:
+                disk.discard()
+            marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None)
+            commits.add(download, disk if unpacked.changed else None, marker)
         except BaseException:
             disk.discard()
             raise
-        marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None)
-        commits.add(download, disk, marker)
-        return above
+        return chain
 
 
 class _Download:
@@ -154,8 +157,8 @@ class _Download:
         """Waits for the lease, then downloads unless the layer is there by now. Errors go to who reads."""
         try:
             if self._stopped.is_set():
-                raise Cancelled
-            self._lease = wait_for(self._leases, f"layer-{layout.hex_of(self.layer.chain_id)}", waiting=self._show_other)
+                raise CancelledError
+            self._lease = wait_for(self._leases, layer_lease(self.layer.chain_id), waiting=self._show_other)
             found = disks.find(self.layer.chain_id)
             self.ready.set_result(found)
             if found is not None:
@@ -207,7 +210,7 @@ class _Download:
 
     def _show_other(self, note: dict[str, Any]) -> None:
         if self._stopped.is_set():
-            raise Cancelled
+            raise CancelledError
         try:
             event = ProgressEvent(self.layer.short, State(note["state"]), int(note["current"]), int(note["total"]))
         except (KeyError, ValueError, TypeError):
@@ -241,17 +244,18 @@ class _Commits:
         if kind is None and self._last is not None:
             self._last.result()
 
-    def add(self, download: _Download, disk: PreparedDisk, marker: LayerMarker) -> None:
+    def add(self, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
         """Commits the disk after those that were added before."""
         self._last = self._worker.submit(self._commit, self._last, download, disk, marker)
 
-    def _commit(self, before: Future[None] | None, download: _Download, disk: PreparedDisk, marker: LayerMarker) -> None:
+    def _commit(self, before: Future[None] | None, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
         try:
             if before is not None:
                 before.result()
-            self._catalog.put_layer(disk.commit(marker))
+            self._catalog.put_layer(self._disks.commit(disk, marker))
         except BaseException:
-            disk.discard()
+            if disk is not None:
+                disk.discard()
             raise
         finally:
             download.release()

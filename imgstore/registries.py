@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from registry_client import errors as registry_errors
-
 from imgstore.errors import (
     CorruptError,
     DeniedError,
@@ -16,6 +14,7 @@ from imgstore.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from registry_client import errors as registry_errors
 
 _HINTS: tuple[tuple[type[registry_errors.RegistryError], str], ...] = (
     (registry_errors.NoMatchingPlatformError, "choose one that it has with --platform OS/ARCH[/VARIANT]"),

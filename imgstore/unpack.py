@@ -5,6 +5,7 @@ The blob streams through once: inflated and hashed in one thread, read as tar an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -50,9 +51,11 @@ def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str) -> Unpacked:
     capacity = disk.device.size
     stream = LayerStream(blob, max_size=capacity)
     writer = LayerWriter(disk.device)
-    with read_ahead(stream, _PIECES_AHEAD) as pieces:
+    with contextlib.closing(read_ahead(stream, _PIECES_AHEAD, name="imgstore-inflate")) as pieces:
         for change in read_changes(pieces, capacity=capacity):
             writer.apply(change)
     if stream.diff_id != diff_id:
-        raise CorruptError(f"layer {diff_id}: the inflated tar has digest {stream.diff_id}, not the diff id of the image's config")
+        raise CorruptError(
+            f"layer {diff_id}: the inflated tar has digest {stream.diff_id}, not the diff id of the image's config"
+        )
     return Unpacked(stream.size, writer.finish().changed)

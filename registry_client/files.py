@@ -169,7 +169,7 @@ def _gunzip(path: Path, fd: int, spool_directory: Path | None) -> int:
     """Descriptor of a nameless file with the unpacked bytes; it is gone when it is closed, or when the process ends."""
     with (
         tempfile.TemporaryFile(dir=spool_directory) as spool,
-        open(fd, "rb", closefd=False) as packed,  # noqa: PTH123
+        open(fd, "rb", closefd=False) as packed,
         gzip.open(packed, "rb") as unpacked,
     ):
         length = 0

@@ -66,7 +66,9 @@ def _encode_leaf(entries: Sequence[tuple[bytes, int]], seed: int, start: bytes =
     else:
         parts = [start[:16] + (12 + _ROOM - used).to_bytes(2, "little") + start[18:] + bytes(_ROOM - used)]
     body = b"".join(parts)
-    return body + DIRECTORY_ENTRY.pack(0, _TAIL, 0, DirectoryFileType.CHECKSUM) + checksums.update(seed, body).to_bytes(4, "little")
+    return (
+        body + DIRECTORY_ENTRY.pack(0, _TAIL, 0, DirectoryFileType.CHECKSUM) + checksums.update(seed, body).to_bytes(4, "little")
+    )
 
 
 def _encode_indexed(entries: Entries, number: int, parent: int, seed: int, hash_seed: Sequence[int]) -> list[bytes]:
@@ -89,7 +91,9 @@ def _encode_indexed(entries: Entries, number: int, parent: int, seed: int, hash_
     leaves.append(_encode_leaf(current, seed))
     hashes.append(first)
     if len(leaves) > _ROOT_ENTRIES * _NODE_ENTRIES:
-        raise InvalidError(f"a directory of {len(entries)} names needs {len(leaves)} blocks, at most {_ROOT_ENTRIES * _NODE_ENTRIES} can be indexed")
+        raise InvalidError(
+            f"a directory of {len(entries)} names needs {len(leaves)} blocks, at most {_ROOT_ENTRIES * _NODE_ENTRIES} can be indexed"
+        )
     nodes: list[bytes] = []
     if len(leaves) <= _ROOT_ENTRIES:
         pointers = list(zip(hashes, range(1, len(leaves) + 1), strict=True))
@@ -120,7 +124,9 @@ def _encode_index(head: bytes, pointers: Sequence[tuple[int, int]], limit: int, 
     return body.ljust(BLOCK_SIZE - 8, b"\0") + bytes(4) + checksum.to_bytes(4, "little")
 
 
-def decode_block(block: bytes, seed: int | None, inodes: int, where: str, *, indexed: bool, first: bool) -> Iterator[tuple[bytes, int]]:
+def decode_block(
+    block: bytes, seed: int | None, inodes: int, where: str, *, indexed: bool, first: bool
+) -> Iterator[tuple[bytes, int]]:
     """The entries of one block, ``.`` and ``..`` too, in their order; of a block of an index none but these.
 
     Args:
@@ -136,7 +142,11 @@ def decode_block(block: bytes, seed: int | None, inodes: int, where: str, *, ind
     end = BLOCK_SIZE
     if seed is not None:
         is_index = indexed and (first or block[:6] == b"\0\0\0\0\0\x10")
-        end = _prove_index(block, seed, where, _ROOT_COUNT if first else _NODE_COUNT) if is_index else _prove_leaf(block, seed, where)
+        end = (
+            _prove_index(block, seed, where, _ROOT_COUNT if first else _NODE_COUNT)
+            if is_index
+            else _prove_leaf(block, seed, where)
+        )
     offset = 0
     unpack = DIRECTORY_ENTRY.unpack_from
     while offset < end:
@@ -170,7 +180,10 @@ def _prove_index(block: bytes, seed: int, where: str, count_offset: int) -> int:
         raise CorruptError(f"{where}: index of {count} entries, at most {limit}")
     tail = count_offset + limit * 8
     value = checksums.update(seed, block[: count_offset + count * 8])
-    expected, found = checksums.update(value, block[tail : tail + 4] + bytes(4)), int.from_bytes(block[tail + 4 : tail + 8], "little")
+    expected, found = (
+        checksums.update(value, block[tail : tail + 4] + bytes(4)),
+        int.from_bytes(block[tail + 4 : tail + 8], "little"),
+    )
     if found != expected:
         raise CorruptError(f"{where}: index checksum is 0x{found:08x}, the bytes give 0x{expected:08x}")
     return BLOCK_SIZE

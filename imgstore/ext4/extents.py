@@ -137,6 +137,8 @@ class ExtentTree:
         unwritten = length > LONGEST
         count = length - LONGEST if unwritten else length
         if not count or logical < self._next or not 0 < physical <= self._limit - count or logical + count > 1 << 32:
-            raise CorruptError(f"{where}: extent of {count} blocks at block {physical} for logical block {logical}, after {self._next}")
+            raise CorruptError(
+                f"{where}: extent of {count} blocks at block {physical} for logical block {logical}, after {self._next}"
+            )
         self._next = logical + count
         return Run(logical, physical, count, unwritten)

@@ -18,7 +18,13 @@ from imgstore.ext4.structures import (
 )
 
 SUPER_OFFSET = 1024
-_READABLE = IncompatFeature.FILETYPE | IncompatFeature.EXTENTS | IncompatFeature.BIT64 | IncompatFeature.FLEX_BG | IncompatFeature.CSUM_SEED
+_READABLE = (
+    IncompatFeature.FILETYPE
+    | IncompatFeature.EXTENTS
+    | IncompatFeature.BIT64
+    | IncompatFeature.FLEX_BG
+    | IncompatFeature.CSUM_SEED
+)
 _BITMAP_BITS = BLOCK_SIZE * 8
 
 
@@ -38,7 +44,9 @@ def read_super_block(device: BlockDevice) -> SuperBlock:
         raise CorruptError(f"no ext4 file system: {error} (counted from byte {SUPER_OFFSET})") from None
     if super_block.feature_ro_compat & RoCompatFeature.METADATA_CSUM:
         if super_block.checksum_type != 1:
-            raise UnsupportedError(f"SuperBlock at byte {SUPER_OFFSET}: checksum type is {super_block.checksum_type}, not 1 (crc32c)")
+            raise UnsupportedError(
+                f"SuperBlock at byte {SUPER_OFFSET}: checksum type is {super_block.checksum_type}, not 1 (crc32c)"
+            )
         if super_block.checksum != (expected := checksums.super_block(data)):
             raise CorruptError(
                 f"SuperBlock at byte {SUPER_OFFSET}: checksum is 0x{super_block.checksum:08x}, the bytes give 0x{expected:08x}"
@@ -106,7 +114,9 @@ class Geometry:
         if super_block.feature_ro_compat & RoCompatFeature.BIGALLOC:
             raise UnsupportedError(f"{where}: bigalloc is not supported")
         if super_block.log_block_size != 2 or super_block.log_cluster_size != 2:
-            raise UnsupportedError(f"{where}: block size is {1024 << min(super_block.log_block_size, 16)}, only 4096 is supported")
+            raise UnsupportedError(
+                f"{where}: block size is {1024 << min(super_block.log_block_size, 16)}, only 4096 is supported"
+            )
         if super_block.rev_level < 1:
             raise UnsupportedError(f"{where}: revision {super_block.rev_level} is not supported")
         wide = bool(super_block.feature_incompat & IncompatFeature.BIT64)

@@ -57,7 +57,9 @@ class GroupTable:
         size = geometry.descriptor_size
         start = TABLE_BLOCK * BLOCK_SIZE
         if start + geometry.groups * size > geometry.blocks * BLOCK_SIZE:
-            raise CorruptError(f"group descriptors at byte {start}: {geometry.groups} of {size} bytes end after {geometry.blocks} blocks")
+            raise CorruptError(
+                f"group descriptors at byte {start}: {geometry.groups} of {size} bytes end after {geometry.blocks} blocks"
+            )
         data = device.read(start, geometry.groups * size)
         for group in range(geometry.groups):
             offset = group * size
@@ -193,7 +195,9 @@ def load_inode_bitmap(device: BlockDevice, groups: GroupTable, group: int) -> by
         bitmap = bytearray(BLOCK_SIZE)
         set_bits(bitmap, count, BLOCK_SIZE * 8 - count)
         return bitmap
-    return _load_bitmap(device, groups, "inode", group, groups.inode_bitmap[group], groups.inode_bitmap_checksum[group], count // 8)
+    return _load_bitmap(
+        device, groups, "inode", group, groups.inode_bitmap[group], groups.inode_bitmap_checksum[group], count // 8
+    )
 
 
 def _load_bitmap(
