@@ -1,16 +1,25 @@
-"""BlockDevice: numbered bytes with extents.
+"""BlockDevice: numbered bytes with extents. BlockMap: which disk of a chain holds each grain.
 
-This is the whole vocabulary between ``ext4`` and ``vmdk``. Offsets and lengths are bytes.
+BlockDevice is the whole vocabulary between ``ext4`` and ``vmdk``, ReadableFile and WritableFile that between ``vmdk`` and
+``datastores``. Offsets and lengths are bytes, except in BlockMap, which counts grains and 512-byte sectors.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 """What may be written. The callee does not keep it after it returned."""
+
+
+SECTOR = 512
+"""Bytes per sector: the unit of VMDK's own numbers."""
+
+GRAIN = 1 << 16
+"""Bytes per grain: the unit in which a snapshot disk owns data."""
 
 
 class ExtentKind(enum.Enum):
@@ -59,6 +68,52 @@ class WritableBlockDevice(BlockDevice, Protocol):
         Raises:
             ValueError: the range is not inside the device.
         """
+        ...
+
+
+class ReadableFile(Protocol):
+    """A file of a datastore, opened for random access. Reads from several threads are safe."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies in its datastore: components joined by ``/``, no leading one."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """``length`` bytes at ``offset``, fewer only where the file ends."""
+        ...
+
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """The (offset, length) runs inside the range that may hold data, ascending; what is between them is hole."""
+        ...
+
+    def close(self) -> None:
+        """Gives the file back; allowed more than once."""
+        ...
+
+
+class WritableFile(ReadableFile, Protocol):
+    """A file that is being made. Calls from several threads are safe as long as the ranges they write are disjoint."""
+
+    def pwrite(self, offset: int, data: Bytes) -> None:
+        """Puts all of ``data`` at ``offset``; a gap behind the former end of the file becomes a hole.
+
+        Raises:
+            NoSpaceError: the datastore, a quota or a size limit is full.
+        """
+        ...
+
+    def truncate(self, size: int) -> None:
+        """Sets the length: what is added is hole."""
+        ...
+
+    def fsync(self) -> None:
+        """Returns when everything written before would survive a power cut."""
         ...
 
 
@@ -115,3 +170,117 @@ class MemoryBlockDevice:
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self._size:
             raise ValueError(f"bytes {offset}..{offset + length} are not inside a device of {self._size} bytes")
+
+
+class Run(NamedTuple):
+    """Neighbouring grains that lie one after the other in one disk's file, or are in no disk."""
+
+    grain: int
+    length: int
+    """Grains."""
+    disk: int | None
+    """Index of the disk in its chain, or None: the grains read as zeros."""
+    sector: int
+    """Where the first grain starts in the disk's file; 0 if no disk has it."""
+
+
+class BlockMap:
+    """Which disk of a chain holds each grain, and where: one lookup, whatever the depth of the chain.
+
+    Grains go by segments of 512, which is one grain table. A segment that no disk uses takes no memory, one in use 4 KiB.
+    A copy shares all segments with its original; whichever is changed afterwards copies the segments that it changes.
+    Not safe for a thread that reads while another one changes the same map.
+    """
+
+    SEGMENT = 512
+    """Grains per segment."""
+
+    _GRAIN_SECTORS = GRAIN // SECTOR
+    _DISK_SHIFT = 32
+    _SECTOR_MASK = (1 << _DISK_SHIFT) - 1
+
+    def __init__(self) -> None:
+        # An entry is disk index << 32 | sector. 0 is "in no disk": sector 0 holds a header in every disk.
+        self._segments: dict[int, array[int]] = {}
+        self._owned: set[int] = set()
+
+    def copy(self) -> BlockMap:
+        """A map of the same contents that can be changed without changing this one. Takes time by segments in use, not by grains."""
+        other = BlockMap()
+        other._segments = dict(self._segments)
+        self._owned.clear()
+        return other
+
+    def child(self, disk: int, tables: Mapping[int, array[int]]) -> BlockMap:
+        """A copy in which the grains that ``tables`` has are those of ``disk``.
+
+        Args:
+            disk: index of the disk.
+            tables: segment number to 512 sector numbers, 0 for a grain that the disk does not have.
+        """
+        other = self.copy()
+        base = disk << self._DISK_SHIFT
+        for number, table in tables.items():
+            below = other._segments.get(number)
+            if below is None:
+                merged = array("Q", [base | sector if sector else 0 for sector in table])
+            else:
+                merged = array("Q", [base | sector if sector else entry for sector, entry in zip(table, below, strict=True)])
+            other._segments[number] = merged
+            other._owned.add(number)
+        return other
+
+    def assign(self, grain: int, count: int, disk: int, sector: int) -> None:
+        """Says that ``count`` grains from ``grain`` on lie in ``disk``, one after the other from ``sector`` on."""
+        entry = disk << self._DISK_SHIFT | sector
+        while count:
+            number, start = divmod(grain, self.SEGMENT)
+            take = min(count, self.SEGMENT - start)
+            if number not in self._owned:
+                shared = self._segments.get(number)
+                self._segments[number] = array("Q", bytes(8 * self.SEGMENT)) if shared is None else shared[:]
+                self._owned.add(number)
+            stop = entry + take * self._GRAIN_SECTORS
+            self._segments[number][start : start + take] = array("Q", range(entry, stop, self._GRAIN_SECTORS))
+            grain += take
+            count -= take
+            entry = stop
+
+    def tables(self, disk: int) -> Iterator[tuple[int, array[int]]]:
+        """The grains that ``disk`` has, as ``child`` takes them: segment number and 512 sector numbers, ascending."""
+        shift, mask = self._DISK_SHIFT, self._SECTOR_MASK
+        for number in sorted(self._segments):
+            table = array("I", [entry & mask if entry >> shift == disk else 0 for entry in self._segments[number]])
+            if any(table):
+                yield number, table
+
+    def find(self, grain: int) -> tuple[int, int] | None:
+        """The (disk index, sector) of a grain, or None if no disk has it."""
+        number, position = divmod(grain, self.SEGMENT)
+        segment = self._segments.get(number)
+        if segment is None or not (entry := segment[position]):
+            return None
+        return entry >> self._DISK_SHIFT, entry & self._SECTOR_MASK
+
+    def runs(self, grain: int, count: int) -> Iterator[Run]:
+        """The runs that tile ``count`` grains from ``grain`` on, ascending. No run goes over the end of a segment."""
+        end = grain + count
+        while grain < end:
+            number, start = divmod(grain, self.SEGMENT)
+            stop = min(self.SEGMENT, start + end - grain)
+            segment = self._segments.get(number)
+            if segment is None:
+                yield Run(grain, stop - start, None, 0)
+                grain += stop - start
+                continue
+            position = start
+            while position < stop:
+                first = position
+                entry = expected = segment[first]
+                step = self._GRAIN_SECTORS if entry else 0
+                while position < stop and segment[position] == expected:
+                    expected += step
+                    position += 1
+                disk = entry >> self._DISK_SHIFT if entry else None
+                yield Run(grain, position - first, disk, entry & self._SECTOR_MASK)
+                grain += position - first

@@ -1,0 +1,299 @@
+"""Datastore: where disks live. A PyFilesystem2 file system, plus what that lacks.
+
+Byte ranges of open files and their holes, files that appear whole or not at all, stable storage, space taken.
+
+How a directory is made: ``stage`` gives a private one beside its final place, files are created and written in it, ``publish`` puts
+them on stable storage and gives the directory its final name. A crash at any instant leaves either nothing visible or all of it, and
+perhaps a leftover, which ``sweep`` removes. Names that begin with a dot and end in ``.part`` are such leftovers and never listed.
+
+Paths are relative to the root of the datastore: components joined by ``/``, none of them empty, ``.`` or ``..``; the root is ``""``.
+A path that is no such path is an InvalidError. Symbolic links are never followed. Methods may be called from several threads.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imgstore import _fscompat  # noqa: F401  # before fs
+from imgstore.blocks import Bytes
+from imgstore.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    DeniedError,
+    ImgstoreError,
+    InvalidError,
+    NoSpaceError,
+    NotFoundError,
+    UnavailableError,
+)
+
+from fs.base import FS  # isort: skip
+
+PART_SUFFIX = ".part"
+
+
+class StoredFile(abc.ABC):
+    """A file opened for reading: ``imgstore.blocks.ReadableFile``."""
+
+    @property
+    @abc.abstractmethod
+    def path(self) -> str:
+        """Where it lies in its datastore."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Length in bytes."""
+
+    @abc.abstractmethod
+    def pread(self, offset: int, length: int) -> bytes:
+        """``length`` bytes at ``offset``, fewer only where the file ends.
+
+        Raises:
+            UnavailableError: the datastore does not answer.
+        """
+
+    @abc.abstractmethod
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """The (offset, length) runs inside the range that may hold data, ascending; what is between them reads as zeros."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Gives the file back; allowed more than once."""
+
+    def __enter__(self) -> StoredFile:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class StagedFile(StoredFile):
+    """A file that is being made: ``imgstore.blocks.WritableFile``. Can be read, also after it was published, until it is closed."""
+
+    @abc.abstractmethod
+    def pwrite(self, offset: int, data: Bytes) -> None:
+        """Puts all of ``data`` at ``offset``; a gap behind the former end becomes a hole.
+
+        Raises:
+            NoSpaceError: the datastore, a quota or a size limit is full.
+        """
+
+    @abc.abstractmethod
+    def truncate(self, size: int) -> None:
+        """Sets the length in bytes: what is added is hole."""
+
+    @abc.abstractmethod
+    def start_writeback(self) -> None:
+        """Asks the system to begin writing to storage what was written so far, and does not wait: a later fsync finds less to do."""
+
+    @abc.abstractmethod
+    def fsync(self) -> None:
+        """Returns when everything written before would survive a power cut."""
+
+
+class Staging(abc.ABC):
+    """A private directory, to be published or discarded. Leaving the ``with`` block discards what was not published."""
+
+    @abc.abstractmethod
+    def create(self, name: str) -> StagedFile:
+        """A new, empty file ``name`` in the directory.
+
+        Raises:
+            AlreadyExistsError: it has one of that name.
+        """
+
+    @abc.abstractmethod
+    def publish(self) -> None:
+        """Makes the directory and its files visible under the final name: durable, whole, the files read-only (0444).
+
+        Files that are still open may be read on. Crash at any instant: not visible, or whole. If it fails, nothing is visible and the
+        staging can only be discarded; only a failure of the very last step, the fsync of the directory above, leaves a whole
+        directory visible of which it is not known whether it survives a power cut.
+
+        Raises:
+            AlreadyExistsError: there is something under the final name.
+            NoSpaceError: the datastore is full.
+            UnavailableError: the datastore failed to make it durable: what was written cannot be trusted.
+        """
+
+    @abc.abstractmethod
+    def discard(self) -> None:
+        """Closes all files and removes the directory; nothing after ``publish`` or a former ``discard``."""
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.discard()
+
+
+class Datastore(abc.ABC):
+    """Where disks live; see the module.
+
+    Attributes:
+        fs: the PyFilesystem2 view of the same files, for those who bring their own tools.
+    """
+
+    fs: FS
+
+    @abc.abstractmethod
+    def open(self, path: str) -> StoredFile:
+        """Opens a file for reading.
+
+        Raises:
+            NotFoundError: it is missing, or not a regular file.
+        """
+
+    @abc.abstractmethod
+    def stage(self, path: str) -> Staging:
+        """Begins a directory that ``publish`` will name ``path``. Missing directories above are made, and made durable."""
+
+    @abc.abstractmethod
+    def write_atomic(self, path: str, data: bytes) -> None:
+        """Makes or replaces a small file (marker, JSON): whoever reads sees the old or the new one, durable when it returns."""
+
+    @abc.abstractmethod
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or directory."""
+
+    @abc.abstractmethod
+    def list(self, path: str = "") -> list[str]:
+        """The names in a directory, sorted; leftovers and the datastore's own lock files are not among them.
+
+        Raises:
+            NotFoundError: it is missing, or not a directory.
+        """
+
+    @abc.abstractmethod
+    def remove_file(self, path: str) -> None:
+        """Removes a file, durably.
+
+        Raises:
+            NotFoundError: it is missing, or a directory.
+        """
+
+    @abc.abstractmethod
+    def remove_tree(self, path: str) -> None:
+        """Removes a directory with all that is in it. It disappears at once; a crash may leave a leftover for ``sweep``.
+
+        Raises:
+            NotFoundError: it is missing, or not a directory.
+        """
+
+    @abc.abstractmethod
+    def usage(self, path: str = "") -> int:
+        """Bytes of storage that a file, or a directory with all that is in it, takes: holes do not count."""
+
+    @abc.abstractmethod
+    def sweep(self) -> Sequence[str]:
+        """Removes the leftovers of owners that are no more. Those of live ones, this process too, are left alone.
+
+        Returns:
+            The paths of what was removed.
+        """
+
+    @abc.abstractmethod
+    def local_path(self, path: str) -> Path | None:
+        """Where programs on this machine find the file, or None if they cannot."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Gives everything back; stagings that are open become leftovers. Allowed more than once."""
+
+    def read_bytes(self, path: str, limit: int = 4 << 20) -> bytes:
+        """The contents of a small file.
+
+        Raises:
+            NotFoundError: it is missing.
+            CorruptError: it has more than ``limit`` bytes.
+        """
+        with self.open(path) as file:
+            data = file.pread(0, limit + 1)
+        if len(data) > limit:
+            raise CorruptError(f"{path}: has more than {limit} bytes")
+        return data
+
+    def __enter__(self) -> Datastore:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def split_path(path: str) -> tuple[str, ...]:
+    """The components of a path, none for the root.
+
+    Raises:
+        InvalidError: a component is empty, ``.`` or ``..``, or has a NUL.
+    """
+    if not path:
+        return ()
+    components = tuple(path.split("/"))
+    for component in components:
+        if component in ("", ".", "..") or "\0" in component:
+            raise InvalidError(f"path {path!r}: component {component!r} is not a name")
+    return components
+
+
+def split_name(path: str) -> tuple[tuple[str, ...], str]:
+    """The directory's components and the name.
+
+    Raises:
+        InvalidError: the path is the root or no path.
+    """
+    components = split_path(path)
+    if not components:
+        raise InvalidError("the root of a datastore cannot be made, replaced or removed")
+    return components[:-1], components[-1]
+
+
+def part_name(name: str, owner: str) -> str:
+    """A new name for what is being made under ``name``; ``owner_of`` tells its owner."""
+    # 255 bytes is the limit of a name: the rest takes less than 55.
+    return f".{name.encode()[:200].decode(errors='ignore')}.{owner}-{secrets.token_hex(6)}{PART_SUFFIX}"
+
+
+def owner_of(name: str) -> str | None:
+    """The owner in a name that ``part_name`` made, or None if it is not one."""
+    if not (name.startswith(".") and name.endswith(PART_SUFFIX)):
+        return None
+    owner, dash, nonce = name[: -len(PART_SUFFIX)].rpartition(".")[2].partition("-")
+    return owner if owner and dash and nonce else None
+
+
+def is_private(name: str) -> bool:
+    """Whether a name belongs to the datastore itself."""
+    return name.startswith(".") and name.endswith((PART_SUFFIX, ".lock"))
+
+
+@contextlib.contextmanager
+def named_errors(path: str, what: str) -> Iterator[None]:
+    """Turns an OSError into the kind of ImgstoreError it is, naming the file."""
+    try:
+        yield
+    except OSError as error:
+        raise translate(error, path, what) from error
+
+
+def translate(error: OSError, path: str, what: str) -> ImgstoreError:
+    """The ImgstoreError that an OSError is."""
+    message = f"{path or 'the root of the datastore'}: cannot {what}: {error.strerror or error}"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return NoSpaceError(message)
+        case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.ELOOP:
+            return NotFoundError(message)
+        case errno.EEXIST | errno.ENOTEMPTY:
+            return AlreadyExistsError(message)
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return DeniedError(message)
+        case errno.ENAMETOOLONG:
+            return InvalidError(message)
+        case _:
+            return UnavailableError(message)

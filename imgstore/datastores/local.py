@@ -1,0 +1,486 @@
+"""LocalDatastore: a directory of this machine, or one that it has mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imgstore.blocks import Bytes
+from imgstore.datastores.datastore import (
+    Datastore,
+    StagedFile,
+    Staging,
+    StoredFile,
+    is_private,
+    named_errors,
+    owner_of,
+    part_name,
+    split_name,
+    split_path,
+)
+from imgstore.errors import AlreadyExistsError, NotFoundError, UnavailableError
+
+from fs.osfs import OSFS  # isort: skip
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hold us up
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_DIRECTORY_MODE = 0o750
+_SEALED_MODE = 0o444
+
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+
+
+class LocalDatastore(Datastore):
+    """A directory. Files are sparse; published ones have mode 0444, directories 0750.
+
+    Each object that stages something holds a lock (``flock``) on a file ``.owner-<nonce>.lock`` in the root as long as it is open; the
+    kernel lets go of it when the process ends, however it ends. That is how ``sweep`` tells leftovers from what is being made, by this
+    or another process. The file says who made it: host, boot id, process id.
+
+    Args:
+        directory: must exist unless ``create`` is true; may be a symbolic link, what is below it may not.
+        create: makes the directory, but not those above it.
+
+    Raises:
+        NotFoundError: no such directory.
+    """
+
+    def __init__(self, directory: Path | str, *, create: bool = False) -> None:
+        self._directory = Path(directory).absolute()
+        with named_errors(str(self._directory), "open the directory"):
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    self._directory.mkdir(mode=_DIRECTORY_MODE)
+            self._root = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.fs = OSFS(str(self._directory))
+        self._lock = threading.Lock()
+        self._owner: str | None = None
+        self._owner_file = -1
+        self._closed = False
+
+    def open(self, path: str) -> StoredFile:
+        components, name = split_name(path)
+        with named_errors(path, "open it"), self._directory_at(components) as directory:
+            descriptor = os.open(name, _READ, dir_fd=directory)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise NotFoundError(f"{path}: is not a regular file")
+        return LocalFile(path, descriptor)
+
+    def stage(self, path: str) -> LocalStaging:
+        components, name = split_name(path)
+        owner = self._own()
+        with named_errors(path, "stage it"):
+            above = self._make_directories(components)
+            part = part_name(name, owner)
+            try:
+                os.mkdir(part, 0o700, dir_fd=above)
+                return LocalStaging(path, above, part, os.open(part, _DIRECTORY, dir_fd=above))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.rmdir(part, dir_fd=above)
+                os.close(above)
+                raise
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        components, name = split_name(path)
+        owner = self._own()
+        with named_errors(path, "write it"):
+            above = self._make_directories(components)
+            part = part_name(name, owner)
+            try:
+                descriptor = os.open(part, _CREATE, 0o644, dir_fd=above)
+                try:
+                    _pwrite(descriptor, 0, data)
+                    os.fsync(descriptor)
+                    os.rename(part, name, src_dir_fd=above, dst_dir_fd=above)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.unlink(part, dir_fd=above)
+                    raise
+                finally:
+                    os.close(descriptor)
+                os.fsync(above)
+            finally:
+                os.close(above)
+
+    def exists(self, path: str) -> bool:
+        components = split_path(path)
+        if not components:
+            return True
+        try:
+            with named_errors(path, "look it up"), self._directory_at(components[:-1]) as directory:
+                os.stat(components[-1], dir_fd=directory, follow_symlinks=False)
+        except NotFoundError:
+            return False
+        return True
+
+    def list(self, path: str = "") -> list[str]:
+        with named_errors(path, "list it"), self._directory_at(split_path(path)) as directory:
+            return sorted(name for name, _ in _entries(directory) if not is_private(name))
+
+    def remove_file(self, path: str) -> None:
+        components, name = split_name(path)
+        with named_errors(path, "remove it"), self._directory_at(components) as directory:
+            os.unlink(name, dir_fd=directory)
+            os.fsync(directory)
+
+    def remove_tree(self, path: str) -> None:
+        components, name = split_name(path)
+        owner = self._own()
+        with named_errors(path, "remove it"), self._directory_at(components) as directory:
+            os.close(os.open(name, _DIRECTORY, dir_fd=directory))
+            part = part_name(name, owner)
+            os.rename(name, part, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
+            shutil.rmtree(part, dir_fd=directory)
+
+    def usage(self, path: str = "") -> int:
+        components = split_path(path)
+        with named_errors(path, "measure it"):
+            if not components:
+                return _usage(self._root)
+            with self._directory_at(components[:-1]) as directory:
+                found = os.stat(components[-1], dir_fd=directory, follow_symlinks=False)
+                if not stat.S_ISDIR(found.st_mode):
+                    return found.st_blocks * 512
+            with self._directory_at(components) as directory:
+                return _usage(directory)
+
+    def sweep(self) -> Sequence[str]:
+        return _Sweep(self._root, self._owner).run()
+
+    def local_path(self, path: str) -> Path:
+        return self._directory.joinpath(*split_path(path))
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._owner is not None:
+                # Without stagings left open there is nothing to sweep, and the file would only be litter.
+                with contextlib.suppress(OSError):
+                    os.unlink(_lock_name(self._owner), dir_fd=self._root)
+                os.close(self._owner_file)
+            os.close(self._root)
+            self.fs.close()
+
+    def _own(self) -> str:
+        """The nonce of this object, its lock file made and held."""
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the datastore {self._directory} is closed")
+            if self._owner is None:
+                with named_errors(str(self._directory), "lock it"):
+                    self._owner, self._owner_file = _take_owner(self._root)
+            return self._owner
+
+    @contextlib.contextmanager
+    def _directory_at(self, components: tuple[str, ...]) -> Iterator[int]:
+        descriptor = os.dup(self._root)
+        try:
+            for component in components:
+                below = os.open(component, _DIRECTORY, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _make_directories(self, components: tuple[str, ...]) -> int:
+        descriptor = os.dup(self._root)
+        try:
+            for component in components:
+                try:
+                    below = os.open(component, _DIRECTORY, dir_fd=descriptor)
+                except FileNotFoundError:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(component, _DIRECTORY_MODE, dir_fd=descriptor)
+                    os.fsync(descriptor)
+                    below = os.open(component, _DIRECTORY, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = below
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+class LocalFile(StoredFile):
+    """A file opened for reading; takes over the descriptor."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def pread(self, offset: int, length: int) -> bytes:
+        with named_errors(self._path, f"read {length} bytes at byte {offset}"):
+            data = os.pread(self._descriptor, length, offset)
+            if len(data) == length or not data:
+                return data
+            # Linux reads at most 2 GiB at once, and a network file system may give less.
+            parts = [data]
+            offset += len(data)
+            length -= len(data)
+            while length and (data := os.pread(self._descriptor, length, offset)):
+                parts.append(data)
+                offset += len(data)
+                length -= len(data)
+        return b"".join(parts)
+
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        end = min(offset + length, self.size)
+        with named_errors(self._path, "look for its holes"):
+            while offset < end:
+                try:
+                    start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # only hole behind
+                        return
+                    raise
+                if start >= end:
+                    return
+                offset = os.lseek(self._descriptor, start, os.SEEK_HOLE)
+                yield start, min(offset, end) - start
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class LocalStagedFile(LocalFile, StagedFile):
+    """A file that is being made."""
+
+    def pwrite(self, offset: int, data: Bytes) -> None:
+        with named_errors(self._path, f"write {len(data)} bytes at byte {offset}"):
+            _pwrite(self._descriptor, offset, data)
+
+    def truncate(self, size: int) -> None:
+        with named_errors(self._path, f"set its length to {size} bytes"):
+            os.ftruncate(self._descriptor, size)
+
+    def start_writeback(self) -> None:
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "sync_file_range"):
+            libc.sync_file_range(self._descriptor, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+
+    def fsync(self) -> None:
+        with named_errors(self._path, "put it on stable storage"):
+            os.fsync(self._descriptor)
+
+    def _seal(self, directory: int, name: str) -> None:
+        """Read-only and on stable storage, whether the file is still open or not."""
+        descriptor = os.open(name, _READ, dir_fd=directory) if self._descriptor < 0 else self._descriptor
+        try:
+            os.fchmod(descriptor, _SEALED_MODE)
+            os.fsync(descriptor)
+        finally:
+            if descriptor != self._descriptor:
+                os.close(descriptor)
+
+
+class LocalStaging(Staging):
+    """A private directory beside its final place; takes over both descriptors."""
+
+    def __init__(self, path: str, above: int, part: str, directory: int) -> None:
+        self._path = path
+        self._above = above
+        self._part = part
+        self._directory = directory
+        self._files: dict[str, LocalStagedFile] = {}
+
+    def create(self, name: str) -> LocalStagedFile:
+        components, name = split_name(name)
+        if components:
+            raise ValueError(f"{name!r} must not be in a directory of its own")
+        path = f"{self._path}/{name}"
+        with named_errors(path, "create it"):
+            descriptor = os.open(name, _CREATE, 0o600, dir_fd=self._directory)
+        file = self._files[name] = LocalStagedFile(path, descriptor)
+        return file
+
+    def publish(self) -> None:
+        if self._above < 0:
+            raise ValueError(f"{self._path} was published or discarded already")
+        with named_errors(self._path, "publish it"):
+            for name, file in self._files.items():
+                file._seal(self._directory, name)
+            os.fchmod(self._directory, _DIRECTORY_MODE)
+            os.fsync(self._directory)
+            name = split_name(self._path)[1]
+            with contextlib.suppress(FileNotFoundError):
+                # rename(2) would take the place of an empty directory without a word.
+                os.stat(name, dir_fd=self._above, follow_symlinks=False)
+                raise AlreadyExistsError(f"{self._path}: exists already")
+            os.rename(self._part, name, src_dir_fd=self._above, dst_dir_fd=self._above)
+            try:
+                os.fsync(self._above)
+            finally:
+                self._close()
+
+    def discard(self) -> None:
+        if self._above < 0:
+            return
+        for file in self._files.values():
+            file.close()
+        try:
+            with named_errors(self._path, "discard it"):
+                shutil.rmtree(self._part, dir_fd=self._above)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        os.close(self._directory)
+        os.close(self._above)
+        self._above = -1
+
+
+class _Sweep:
+    """One search for leftovers of owners that are no more. The locks of the dead are held until all of theirs is gone."""
+
+    def __init__(self, root: int, own: str | None) -> None:
+        self._root = root
+        self._alive: dict[str, bool] = {} if own is None else {own: True}
+        self._locks: dict[str, int] = {}
+        self._removed: list[str] = []
+
+    def run(self) -> list[str]:
+        try:
+            with named_errors("", "sweep it"):
+                self._search(self._root, "")
+                for name, _ in _entries(self._root):
+                    if name.startswith(".owner-") and name.endswith(".lock"):
+                        self._is_alive(name[len(".owner-") : -len(".lock")])
+                for owner in self._locks:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(_lock_name(owner), dir_fd=self._root)
+        finally:
+            for descriptor in self._locks.values():
+                os.close(descriptor)
+        return self._removed
+
+    def _search(self, directory: int, path: str) -> None:
+        for name, is_directory in _entries(directory):
+            owner = owner_of(name)
+            if owner is not None:
+                if not self._is_alive(owner):
+                    self._remove(directory, name, is_directory)
+                    self._removed.append(path + name)
+            elif is_directory:
+                try:
+                    below = os.open(name, _DIRECTORY, dir_fd=directory)
+                except FileNotFoundError:
+                    continue  # removed by another process meanwhile
+                try:
+                    self._search(below, f"{path}{name}/")
+                finally:
+                    os.close(below)
+
+    @staticmethod
+    def _remove(directory: int, name: str, is_directory: bool) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if is_directory:
+                shutil.rmtree(name, dir_fd=directory)
+            else:
+                os.unlink(name, dir_fd=directory)
+
+    def _is_alive(self, owner: str) -> bool:
+        if owner not in self._alive:
+            self._alive[owner] = self._find_alive(owner)
+        return self._alive[owner]
+
+    def _find_alive(self, owner: str) -> bool:
+        try:
+            descriptor = os.open(_lock_name(owner), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno == errno.EWOULDBLOCK:
+                return True
+            raise
+        self._locks[owner] = descriptor
+        return False
+
+
+def _lock_name(owner: str) -> str:
+    return f".owner-{owner}.lock"
+
+
+def _take_owner(root: int) -> tuple[str, int]:
+    """A new owner: its nonce, and the descriptor that holds its lock."""
+    for _ in range(100):
+        owner = secrets.token_hex(6)
+        descriptor = os.open(_lock_name(owner), _CREATE, 0o600, dir_fd=root)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno == errno.EWOULDBLOCK:  # a sweep took the new file for a dead owner's
+                continue
+            raise
+        if os.fstat(descriptor).st_nlink == 0:  # and this one has removed it already
+            os.close(descriptor)
+            continue
+        _pwrite(descriptor, 0, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode())
+        return owner, descriptor
+    raise UnavailableError("the root of the datastore: every new owner's lock was swept away")
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pwrite(descriptor: int, offset: int, data: Bytes) -> None:
+    done = os.pwrite(descriptor, data, offset)
+    if done == len(data):
+        return
+    view = memoryview(data)
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], offset + done)
+
+
+def _entries(directory: int) -> list[tuple[str, bool]]:
+    """Each name in a directory and whether it is a directory itself."""
+    with os.scandir(directory) as entries:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+
+
+def _usage(directory: int) -> int:
+    total = os.fstat(directory).st_blocks * 512
+    for _, directories, files, descriptor in os.fwalk(".", dir_fd=directory, onerror=_raise):
+        for name in directories + files:
+            total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+    return total
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,204 @@
+"""MemoryDatastore: a datastore in this process's memory, for tests and for those who use imgstore as a library."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from imgstore.blocks import Bytes
+from imgstore.datastores.datastore import (
+    Datastore,
+    StagedFile,
+    Staging,
+    StoredFile,
+    is_private,
+    part_name,
+    split_name,
+    split_path,
+)
+from imgstore.errors import AlreadyExistsError, ImgstoreError, InvalidError, NotFoundError
+
+from fs import errors, memoryfs  # isort: skip
+
+
+class MemoryDatastore(Datastore):
+    """Files in a ``MemoryFS``. Gone with the process, so that durability costs and means nothing; holes take memory like data.
+
+    A published file can be altered through ``fs``, which knows no modes.
+    """
+
+    def __init__(self) -> None:
+        self.fs = memoryfs.MemoryFS()
+        self._owner = secrets.token_hex(6)
+        self._lock = threading.RLock()
+
+    def open(self, path: str) -> StoredFile:
+        split_name(path)
+        with _named_errors(path, "open it"):
+            return MemoryFile(path, self.fs.openbin(path, "r"))
+
+    def stage(self, path: str) -> MemoryStaging:
+        components, name = split_name(path)
+        part = "/".join((*components, part_name(name, self._owner)))
+        with _named_errors(path, "stage it"), self._lock:
+            self.fs.makedirs("/".join(components), recreate=True)
+            self.fs.makedir(part)
+        return MemoryStaging(self, path, part)
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        components, name = split_name(path)
+        part = "/".join((*components, part_name(name, self._owner)))
+        with _named_errors(path, "write it"), self._lock:
+            if self.fs.isdir(path):
+                raise NotFoundError(f"{path}: cannot write it: is a directory")
+            self.fs.makedirs("/".join(components), recreate=True)
+            self.fs.writebytes(part, data)
+            self.fs.move(part, path, overwrite=True)
+
+    def exists(self, path: str) -> bool:
+        split_path(path)
+        return self.fs.exists(path)
+
+    def list(self, path: str = "") -> list[str]:
+        split_path(path)
+        with _named_errors(path, "list it"):
+            return sorted(name for name in self.fs.listdir(path) if not is_private(name))
+
+    def remove_file(self, path: str) -> None:
+        split_name(path)
+        with _named_errors(path, "remove it"):
+            self.fs.remove(path)
+
+    def remove_tree(self, path: str) -> None:
+        split_name(path)
+        with _named_errors(path, "remove it"), self._lock:
+            self.fs.removetree(path)
+
+    def usage(self, path: str = "") -> int:
+        split_path(path)
+        with _named_errors(path, "measure it"):
+            if path and self.fs.isfile(path):
+                return self.fs.getsize(path)
+            return sum(self.fs.getsize(file) for file in self.fs.walk.files(path or "/"))
+
+    def sweep(self) -> Sequence[str]:
+        return []
+
+    def local_path(self, path: str) -> None:
+        split_path(path)
+
+    def close(self) -> None:
+        self.fs.close()
+
+    def publish(self, part: str, path: str) -> None:
+        """Gives the directory ``part`` its final name; what ``MemoryStaging.publish`` calls."""
+        with _named_errors(path, "publish it"), self._lock:
+            if self.fs.exists(path):
+                raise AlreadyExistsError(f"{path}: exists already")
+            self.fs.movedir(part, path, create=True)
+
+
+class MemoryFile(StoredFile):
+    """A file opened for reading; takes over ``handle``."""
+
+    def __init__(self, path: str, handle: BinaryIO) -> None:
+        self._path = path
+        self._handle = handle
+        self._lock = threading.Lock()  # the handle has one position for all threads
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    @property
+    def size(self) -> int:
+        with self._lock:
+            return self._handle.seek(0, 2)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        with self._lock:
+            self._handle.seek(offset)
+            return self._handle.read(length)
+
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        end = min(offset + length, self.size)
+        if offset < end:
+            yield offset, end - offset
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+class MemoryStagedFile(MemoryFile, StagedFile):
+    """A file that is being made."""
+
+    def pwrite(self, offset: int, data: Bytes) -> None:
+        with self._lock:
+            self._handle.seek(offset)
+            self._handle.write(data)
+
+    def truncate(self, size: int) -> None:
+        with self._lock:
+            self._handle.truncate(size)
+
+    def start_writeback(self) -> None:
+        """Nothing to do."""
+
+    def fsync(self) -> None:
+        """Nothing to do."""
+
+
+class MemoryStaging(Staging):
+    """A private directory beside its final place."""
+
+    def __init__(self, datastore: MemoryDatastore, path: str, part: str) -> None:
+        self._datastore = datastore
+        self._path = path
+        self._part = part
+        self._files: list[MemoryStagedFile] = []
+        self._open = True
+
+    def create(self, name: str) -> MemoryStagedFile:
+        components, name = split_name(name)
+        if components:
+            raise ValueError(f"{name!r} must not be in a directory of its own")
+        path = f"{self._path}/{name}"
+        with _named_errors(path, "create it"):
+            file = MemoryStagedFile(path, self._datastore.fs.openbin(f"{self._part}/{name}", "x+"))
+        self._files.append(file)
+        return file
+
+    def publish(self) -> None:
+        if not self._open:
+            raise ValueError(f"{self._path} was published or discarded already")
+        self._datastore.publish(self._part, self._path)
+        self._open = False
+
+    def discard(self) -> None:
+        if self._open:
+            self._open = False
+            for file in self._files:
+                file.close()
+            self._datastore.fs.removetree(self._part)
+
+
+@contextlib.contextmanager
+def _named_errors(path: str, what: str) -> Iterator[None]:
+    """Turns PyFilesystem's errors into the kind of ImgstoreError they are, naming the file."""
+    try:
+        yield
+    except errors.FSError as error:
+        raise _kind_of(error)(f"{path or 'the root of the datastore'}: cannot {what}: {error}") from error
+
+
+def _kind_of(error: errors.FSError) -> type[ImgstoreError]:
+    match error:
+        case errors.FileExists() | errors.DirectoryExists() | errors.DestinationExists():
+            return AlreadyExistsError
+        case errors.ResourceNotFound() | errors.FileExpected() | errors.DirectoryExpected():
+            return NotFoundError
+        case _:
+            return InvalidError

@@ -1,0 +1,221 @@
+"""Chain: a disk and its parents, read as one block device through one merged map."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+from imgstore.blocks import GRAIN, SECTOR, BlockMap, Extent, ExtentKind, ReadableFile
+from imgstore.errors import CorruptError, ImgstoreError, UnsupportedError
+from imgstore.vmdk.hosted import HostedDisk, open_disk, read_whole
+
+MAX_DEPTH = 1024
+"""Disks in a chain: a guard against endless ones. Images have at most some 127 layers."""
+
+
+class Chain:
+    """The disks of a chain, scratch first, as one BlockDevice. Reads from several threads are safe.
+
+    A read costs the same at any depth. Chains that came out of one another by ``with_disk`` share open files: closing one closes
+    the files of all.
+
+    Args:
+        disks: from the disk without parent to the top one, each the parent of the next. Closed by ``close``.
+
+    Raises:
+        CorruptError: a content id, a capacity or a hint does not fit the disk below; the message names both files.
+    """
+
+    def __init__(self, disks: Sequence[HostedDisk]) -> None:
+        if not disks:
+            raise ValueError("a chain needs a disk")
+        if disks[0].parent_cid is not None:
+            raise CorruptError(f"{disks[0].path}: has a parent, {disks[0].parent_hint}, which is not in the chain")
+        for parent, child in pairwise(disks):
+            check_link(parent, child)
+        block_map = BlockMap()
+        for index, disk in enumerate(disks):
+            block_map = block_map.child(index, disk.grain_tables())
+        self._size = disks[-1].capacity
+        self._files: tuple[ReadableFile, ...] = tuple(disk.file for disk in disks)
+        self._cid = disks[-1].cid
+        self._map = block_map
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    @property
+    def cid(self) -> int:
+        """Content id of the top disk: what a child names as its parent's."""
+        return self._cid
+
+    @property
+    def path(self) -> str:
+        """Where the top disk's file lies in its datastore."""
+        return self._files[-1].path
+
+    @property
+    def files(self) -> tuple[ReadableFile, ...]:
+        """The open files, scratch first."""
+        return self._files
+
+    @property
+    def block_map(self) -> BlockMap:
+        """Which of ``files`` holds each grain. Not to be changed: copy it."""
+        return self._map
+
+    def with_disk(self, file: ReadableFile, cid: int, block_map: BlockMap) -> Chain:
+        """The chain that has one more disk on top, without reading anything; what ``SnapshotDevice.chain`` calls.
+
+        Args:
+            file: the new disk; closed by ``close`` from now on.
+            cid: its content id.
+            block_map: where the new chain's grains are; the new disk has index ``len(self.files)``.
+        """
+        return Chain._of((*self._files, file), self._size, cid, block_map)
+
+    @classmethod
+    def _of(cls, files: tuple[ReadableFile, ...], size: int, cid: int, block_map: BlockMap) -> Chain:
+        chain = cls.__new__(cls)
+        chain._files, chain._size, chain._cid, chain._map = files, size, cid, block_map
+        return chain
+
+    @classmethod
+    def of_scratch(cls, file: ReadableFile, size: int, cid: int, block_map: BlockMap) -> Chain:
+        """The chain of one disk that was just written, without reading anything."""
+        return cls._of((file,), size, cid, block_map)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes at ``offset``; what no disk has reads as zeros.
+
+        Raises:
+            ValueError: the range is not inside the device.
+            CorruptError: a disk's file became shorter.
+            UnavailableError: the datastore does not answer.
+        """
+        check_range(offset, length, self._size)
+        return read_mapped(self._map, self._files, offset, length)
+
+    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
+        """The runs that tile the range, ascending: DATA where a disk has the grain, else HOLE."""
+        end = self._size if length is None else offset + length
+        check_range(offset, end - offset, self._size)
+        return mapped_extents(self._map, offset, end)
+
+    def close(self) -> None:
+        """Closes all files; allowed more than once. Nothing can be read afterwards."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> Chain:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def open_chain(open_file: Callable[[str], ReadableFile], path: str) -> Chain:
+    """Opens the disk at ``path`` and, by their hints, its parents down to the one that has none.
+
+    Takes time by grain tables in use. No file stays open if it fails.
+
+    Args:
+        open_file: opens a file of the datastore by its path there (``Datastore.open``).
+        path: of the top disk.
+
+    Raises:
+        NotFoundError: a file is missing.
+        CorruptError: a disk is damaged, a hint leaves the datastore, the chain is a circle, or two disks do not fit together.
+        UnsupportedError: a VMDK of another variant, or more than ``MAX_DEPTH`` disks.
+    """
+    disks: list[HostedDisk] = []
+    seen: set[str] = set()
+    try:
+        following: str | None = posixpath.normpath(path)
+        while following is not None:
+            if following in seen:
+                raise CorruptError(f"{disks[-1].path}: its parent {following} is in the chain already: the chain is a circle")
+            if len(seen) == MAX_DEPTH:
+                raise UnsupportedError(f"{path}: more than {MAX_DEPTH} disks in a chain")
+            seen.add(following)
+            disks.append(open_disk(open_file(following)))
+            following = parent_path(disks[-1])
+        return Chain(disks[::-1])
+    except ImgstoreError:
+        for disk in disks:
+            disk.close()
+        raise
+
+
+def parent_path(disk: HostedDisk) -> str | None:
+    """Where the parent of ``disk`` lies in the datastore, by the hint; None if it has no parent.
+
+    Raises:
+        CorruptError: the hint is absolute or leaves the datastore.
+    """
+    hint = disk.parent_hint
+    if hint is None:
+        return None
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(disk.path), hint))
+    if hint.startswith("/") or path.startswith("../") or path in (".", "..") or any(letter in hint for letter in ":\\\0"):
+        raise CorruptError(f"{disk.path}: parent hint {hint!r} is not a relative path inside the datastore")
+    return path
+
+
+def check_link(parent: HostedDisk, child: HostedDisk) -> None:
+    """Proves that ``child`` was made on top of ``parent``.
+
+    Raises:
+        CorruptError: it was not; the message names both files.
+    """
+    if child.parent_cid != parent.cid:
+        named = "no parent" if child.parent_cid is None else f"parent content id {child.parent_cid:08x}"
+        raise CorruptError(f"{child.path}: has {named}, but {parent.path} has content id {parent.cid:08x}")
+    if child.capacity != parent.capacity:
+        raise CorruptError(
+            f"{child.path}: is a disk of {child.capacity} bytes, but its parent {parent.path} one of {parent.capacity}"
+        )
+    if parent_path(child) != posixpath.normpath(parent.path):
+        raise CorruptError(f"{child.path}: its hint {child.parent_hint!r} does not name its parent {parent.path}")
+
+
+def check_range(offset: int, length: int, size: int) -> None:
+    """Raises ValueError unless the range is inside a device of ``size`` bytes."""
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ValueError(f"bytes {offset}..{offset + length} are not inside a device of {size} bytes")
+
+
+def read_mapped(block_map: BlockMap, files: Sequence[ReadableFile], offset: int, length: int) -> bytes:
+    """Reads a range through a map, neighbours in one file by one pread."""
+    if not length:
+        return b""
+    end = offset + length
+    first = offset // GRAIN
+    parts: list[bytes] = []
+    for run in block_map.runs(first, -(-end // GRAIN) - first):
+        start = max(offset, run.grain * GRAIN)
+        take = min(end, (run.grain + run.length) * GRAIN) - start
+        if run.disk is None:
+            parts.append(bytes(take))
+        else:
+            parts.append(read_whole(files[run.disk], run.sector * SECTOR + start - run.grain * GRAIN, take))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def mapped_extents(block_map: BlockMap, offset: int, end: int) -> Iterator[Extent]:
+    """The extents of a range by a map, neighbours of one kind as one."""
+    first = offset // GRAIN
+    position, kind = offset, None
+    for run in block_map.runs(first, -(-end // GRAIN) - first if end > offset else 0):
+        new = ExtentKind.HOLE if run.disk is None else ExtentKind.DATA
+        if new is kind:
+            continue
+        start = max(offset, run.grain * GRAIN)
+        if kind is not None:
+            yield Extent(position, start - position, kind)
+        position, kind = start, new
+    if kind is not None:
+        yield Extent(position, end - position, kind)

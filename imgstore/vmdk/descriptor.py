@@ -1,0 +1,189 @@
+"""The text descriptor of a VMDK: who the disk is, who its parent is, which file holds its data.
+
+Written so that QEMU, libvmdk, dissect.hypervisor and VMware's tools read the same out of it: the order of the keys, no blanks round
+``=``, ``RW`` for sealed disks too, section lines, and the extent line inside the first 512 bytes, which is all that some readers look
+at. Read with suspicion: one extent, a plain base name, bounded numbers.
+
+Source: VMware "Virtual Disk Format 5.0" section 1.2; open-vmdk ``vmware_vmdk.c``; QEMU ``block/vmdk.c``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from imgstore.blocks import SECTOR, Bytes
+from imgstore.errors import CorruptError, InvalidError, UnsupportedError
+
+NO_PARENT = 0xFFFFFFFF
+"""What the field ``parentCID`` of a disk without parent says."""
+
+_RESERVED_CIDS = frozenset({0, 0xFFFFFFFE, NO_PARENT})
+"""VMware's writer rolls again when it gets one of the last two; 0 looks like a field that was never set."""
+
+MAX_DESCRIPTOR = 20 * SECTOR
+"""Bytes kept for an embedded descriptor; QEMU reads the content ids from no more."""
+
+_SIGNATURE = "# Disk DescriptorFile"
+_KEY = re.compile(r'([A-Za-z][A-Za-z0-9_.]*)\s*=\s*"?([^"]*)"?')
+_EXTENT = re.compile(r'(RW|RDONLY|NOACCESS)\s+([0-9]{1,19})\s+([A-Za-z0-9]+)(?:\s+"([^"]*)"(?:\s+[0-9]{1,19})?)?')
+_CID = re.compile(r"[0-9a-fA-F]{1,8}")
+_WRITABLE_NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*")
+_WRITABLE_HINT = re.compile(r"(?:\.\./)*(?:[a-z0-9_-][a-z0-9._-]*/)*[a-z0-9_-][a-z0-9._-]*")
+
+
+def derive_cid(identity: str) -> int:
+    """The content id that a disk of this identity (its chain id) always gets: 32 bits, none of the values that mean something else."""
+    digest = hashlib.sha256(f"content id of {identity}".encode()).digest()
+    for position in range(0, len(digest), 4):
+        cid = int.from_bytes(digest[position : position + 4])
+        if cid not in _RESERVED_CIDS:
+            return cid
+    return derive_cid(digest.hex())
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a descriptor says.
+
+    Attributes:
+        cid: content id.
+        parent_cid: content id of the parent, or None.
+        parent_hint: path of the parent relative to the directory of this disk, or None.
+        capacity: sectors of 512 bytes, by the extent line.
+        extent_name: base name of the file that holds the data.
+        ddb: disk data base: geometry, adapter and the like; keys without ``ddb.``.
+    """
+
+    cid: int
+    parent_cid: int | None
+    parent_hint: str | None
+    capacity: int
+    extent_name: str
+    ddb: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_bytes(cls, data: Bytes, path: str) -> Descriptor:
+        """Reads an embedded descriptor.
+
+        Args:
+            data: the descriptor; what follows a NUL is ignored.
+            path: names the file in errors.
+
+        Raises:
+            CorruptError: a line or value makes no sense, or is missing.
+            UnsupportedError: another kind of disk than one monolithic sparse extent.
+        """
+        where = f"descriptor of {path} at byte {SECTOR}"
+        try:
+            text = bytes(data).partition(b"\0")[0].decode()
+        except UnicodeDecodeError as error:
+            raise CorruptError(f"{where}: byte {error.start} is not UTF-8") from None
+        if not text.startswith(_SIGNATURE):
+            raise CorruptError(f"{where}: starts with {text[: len(_SIGNATURE)]!r}, not {_SIGNATURE!r}")
+        keys: dict[str, str] = {}
+        extents: list[re.Match[str]] = []
+        for line in map(str.strip, text.splitlines()):
+            if not line or line.startswith("#"):
+                continue
+            if extent := _EXTENT.fullmatch(line):
+                extents.append(extent)
+            elif key := _KEY.fullmatch(line):
+                if key[1] in keys:
+                    raise CorruptError(f"{where}: {key[1]} is there twice")
+                keys[key[1]] = key[2]
+            else:
+                raise CorruptError(f"{where}: line {line[:80]!r} is neither a key nor an extent")
+        if keys.get("createType") != "monolithicSparse":
+            raise UnsupportedError(f"{where}: createType is {keys.get('createType')!r}, only 'monolithicSparse' is read")
+        if len(extents) != 1:
+            raise UnsupportedError(f"{where}: has {len(extents)} extents, only disks with one are read")
+        access, capacity, kind, name = extents[0].groups()
+        if (access, kind) != ("RW", "SPARSE"):
+            raise UnsupportedError(f"{where}: the extent is {access} {kind}, only RW SPARSE is read")
+        if not name or name in (".", "..") or re.search(r"[/\\:\0-\x1f]", name):
+            raise CorruptError(f"{where}: extent name {name!r} is not a plain base name")
+        parent_cid: int | None = _read_cid(keys, "parentCID", where)
+        if parent_cid == NO_PARENT:
+            parent_cid = None
+        hint = keys.get("parentFileNameHint")
+        if (parent_cid is None) != (hint is None):
+            raise CorruptError(
+                f"{where}: parentCID is {keys['parentCID']!r} and parentFileNameHint {hint!r}: one of them is missing"
+            )
+        return cls(
+            cid=_read_cid(keys, "CID", where),
+            parent_cid=parent_cid,
+            parent_hint=hint,
+            capacity=int(capacity),
+            extent_name=name,
+            ddb={key[4:]: value for key, value in keys.items() if key.startswith("ddb.")},
+        )
+
+    def to_bytes(self) -> bytes:
+        """The descriptor padded with NUL to its place of ``MAX_DESCRIPTOR`` bytes.
+
+        Raises:
+            InvalidError: a name has characters other than ``[a-z0-9._-]``, the hint is not relative, a content id is reserved,
+                or names are so long that the extent line does not fit in the first 512 bytes.
+        """
+        self._check()
+        lines = [_SIGNATURE, "version=1", 'encoding="UTF-8"', f"CID={self.cid:08x}"]
+        lines.append(f"parentCID={NO_PARENT if self.parent_cid is None else self.parent_cid:08x}")
+        lines.append('createType="monolithicSparse"')
+        if self.parent_hint is not None:
+            lines.append(f'parentFileNameHint="{self.parent_hint}"')
+        lines += ["# Extent description", f'RW {self.capacity} SPARSE "{self.extent_name}"']
+        head = "\n".join(lines) + "\n"
+        if len(head) > SECTOR:
+            raise InvalidError(
+                f"descriptor of {self.extent_name}: the extent line ends at byte {len(head)}, after {SECTOR}: "
+                f"{len(self.extent_name)} characters of name and {len(self.parent_hint or '')} of parent hint are too many"
+            )
+        ddb = "".join(f'ddb.{key} = "{value}"\n' for key, value in self.ddb.items())
+        text = f"{head}\n# The Disk Data Base\n#DDB\n\n{ddb}".encode()
+        if len(text) > MAX_DESCRIPTOR:
+            raise InvalidError(f"descriptor of {self.extent_name}: takes {len(text)} bytes of {MAX_DESCRIPTOR}")
+        return text.ljust(MAX_DESCRIPTOR, b"\0")
+
+    def _check(self) -> None:
+        if not _WRITABLE_NAME.fullmatch(self.extent_name):
+            raise InvalidError(
+                f"extent name {self.extent_name!r}: may only have a-z, 0-9, '.', '_' and '-', and not start with '.'"
+            )
+        for cid in (self.cid, self.parent_cid):
+            if cid is not None and (cid in _RESERVED_CIDS or not 0 < cid < 1 << 32):
+                raise InvalidError(f"content id {cid:08x} of {self.extent_name}: is a reserved value")
+        if (self.parent_cid is None) != (self.parent_hint is None):
+            raise InvalidError(f"descriptor of {self.extent_name}: a parent needs both a content id and a hint")
+        if self.parent_hint is not None and not _WRITABLE_HINT.fullmatch(self.parent_hint):
+            raise InvalidError(
+                f"parent hint {self.parent_hint!r} of {self.extent_name}: is not a relative path of a-z, 0-9, '.', '_', '-'"
+            )
+
+
+def describe_disk(capacity: int, cid: int, parent_cid: int | None, parent_hint: str | None, extent_name: str) -> Descriptor:
+    """The descriptor of a disk of ``capacity`` sectors as imgstore writes it: the same arguments always give the same bytes."""
+    content = hashlib.sha256(f"long content id of {extent_name} {cid:08x}".encode()).hexdigest()[:24]
+    ddb = {
+        "adapterType": "lsilogic",
+        "geometry.cylinders": str(-(-capacity // (255 * 63))),
+        "geometry.heads": "255",
+        "geometry.sectors": "63",
+        "longContentID": f"{content}{cid:08x}",
+        "toolsInstallType": "4",
+        "toolsVersion": "2147483647",
+        "virtualHWVersion": "4",
+    }
+    return Descriptor(cid, parent_cid, parent_hint, capacity, extent_name, ddb)
+
+
+def _read_cid(keys: Mapping[str, str], name: str, where: str) -> int:
+    value = keys.get(name)
+    if value is None:
+        raise CorruptError(f"{where}: {name} is missing")
+    if not _CID.fullmatch(value):
+        raise CorruptError(f"{where}: {name} is {value!r}, not 8 hexadecimal digits")
+    return int(value, 16)
