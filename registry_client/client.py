@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import requests
 
@@ -206,7 +207,7 @@ class RepositoryClient:
 
     def _find_base(self) -> str:
         secure = f"https://{self._host}"
-        if not is_loopback(self._host.rpartition(":")[0] if _PORT.search(self._host) else self._host):
+        if not is_loopback(urlsplit(secure).hostname or ""):
             return secure
         try:
             self._transport.send("GET", f"{secure}/v2/", {})[0].close()
@@ -238,7 +239,6 @@ class RepositoryClient:
         return error
 
 
-_PORT = re.compile(r":\d+$")
 _SIGNATURE_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\.[A-Za-z0-9_.-]+)?")
 
 

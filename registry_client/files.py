@@ -6,7 +6,7 @@ import gzip
 import os
 import stat
 import tempfile
-from contextlib import suppress
+import zlib
 from pathlib import Path
 from typing import Protocol
 
@@ -180,10 +180,8 @@ def _gunzip(path: Path, fd: int, spool_directory: Path | None) -> int:
                     raise MalformedError(f"{path}: unpacks to more than {_SPOOL_MAX} bytes")
                 spool.write(piece)
             spool.flush()
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise MalformedError(f"{path}: damaged gzip: {error}") from None
         except OSError as error:
             raise RegistryError(f"{path}: unpacking to a temporary file failed at byte {length}: {error.strerror}") from error
-        with suppress(OSError):
-            os.lseek(fd, 0, os.SEEK_SET)
         return os.dup(spool.fileno())

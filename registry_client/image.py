@@ -93,14 +93,22 @@ class ImageResolver:
                     f"does not match the specified platform ({self._explicit})"
                 )
             return image
-        found = self._search(parsed, root.digest, INDEX_DEPTH_MAX)
+        return self.choose(parsed, root.digest)
+
+    def choose(self, index: Index, index_digest: Digest | None) -> Image:
+        """The image of an index; raises what `resolve` raises.
+
+        Args:
+            index_digest: None for an index that is not a document of its own.
+        """
+        found = self._search(index, index_digest, INDEX_DEPTH_MAX)
         if found is None:
             raise NoMatchingPlatformError(
-                f"{self._name}: no matching manifest for {self._wanted} in the manifest list entries{_offers(parsed)}"
+                f"{self._name}: no matching manifest for {self._wanted} in the manifest list entries{_offers(index)}"
             )
         return found
 
-    def _search(self, index: Index, index_digest: Digest, depth: int) -> Image | None:
+    def _search(self, index: Index, index_digest: Digest | None, depth: int) -> Image | None:
         """The best image of an index: by the platforms it names, then by what unnamed entries turn out to be, then in indexes below."""
         entries = [entry for entry in index.manifests if not entry.is_attestation]
         manifests = [entry for entry in entries if entry.media_type in media_types.MANIFESTS]
@@ -129,7 +137,7 @@ class ImageResolver:
                     return found
         return None
 
-    def _open(self, entry: Descriptor, index_digest: Digest) -> Image:
+    def _open(self, entry: Descriptor, index_digest: Digest | None) -> Image:
         document = Document(self._fetch(entry), entry.media_type, entry.digest)
         manifest = parse_manifest(document.data, document.media_type, self._what(entry.digest))
         if not isinstance(manifest, Manifest):

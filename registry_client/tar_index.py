@@ -16,6 +16,8 @@ BLOCK = 512
 MEMBERS_MAX = 20_000
 EXTENSION_SIZE_MAX = 1 << 20
 LINK_HOPS_MAX = 8
+_REGULAR = frozenset({b"\x00", b"0", b"7"})
+_EXTENSIONS = frozenset({b"x", b"g", b"L", b"K"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class TarIndex:
             name, link, size, kind = self._header(block, offset)
             name, link, size = extended.get("path", name), extended.get("linkpath", link), self._size(extended, size)
             start = offset + BLOCK
-            if kind not in b"\007xgLK":
+            if kind not in _REGULAR | _EXTENSIONS:
                 size = 0
             if start + size > end:
                 raise MalformedError(f"{self._what}: member at byte {offset} has {size} bytes, the archive ends at byte {end}")
@@ -79,7 +81,7 @@ class TarIndex:
             count += 1
             if count > MEMBERS_MAX:
                 raise MalformedError(f"{self._what}: more than {MEMBERS_MAX} members")
-            if kind in b"xgLK":
+            if kind in _EXTENSIONS:
                 if size > EXTENSION_SIZE_MAX:
                     raise MalformedError(f"{self._what}: extended header at byte {start - BLOCK} has {size} bytes")
                 data = os.pread(fd, size, start)
@@ -101,7 +103,7 @@ class TarIndex:
         name = self._normal(name)
         self._files.pop(name, None)
         self._links.pop(name, None)
-        if kind in b"\007":
+        if kind in _REGULAR:
             self._files[name] = member
         elif kind == b"1":
             self._links[name] = self._normal(link)

@@ -21,7 +21,6 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
 import requests.adapters
-import requests.certs
 import requests.utils
 import urllib3.exceptions
 
@@ -121,7 +120,7 @@ def _tls_context(options: Options) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=bundle)
         if not context.cert_store_stats()["x509_ca"]:
-            context.load_verify_locations(requests.certs.where())
+            context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
         if options.ca_file is not None:
             context.load_verify_locations(options.ca_file)
     except (OSError, ssl.SSLError) as error:
