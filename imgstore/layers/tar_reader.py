@@ -241,10 +241,8 @@ class _TarReader:
         cursor = self._cursor
         while run := cursor.run(len(_ZEROS)):
             if bytes(run) != _ZEROS[: len(run)]:
-                raise MalformedError(
-                    f"is the end of the archive, and other bytes than zeros come after it, within {len(run)} of byte "
-                    f"{cursor.offset - len(run)}"
-                )
+                first = cursor.offset - len(bytes(run).lstrip(b"\0"))
+                raise MalformedError(f"is the end of the archive, and byte {first} after it is not zero")
 
     def _extended(self, header: tuple[bytes, ...], extensions: _Extensions | None) -> _Extensions | None:
         flag = header[7]
