@@ -1,0 +1,80 @@
+"""Data on standard output: tables as docker prints them, JSON, and text that cannot steer a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO, TypeVar
+
+import click
+
+from imgstore.cli.session import Session
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COLUMN_GAP = "   "
+
+
+def format_option(command: Command) -> Command:
+    """Gives a command ``--format table|json``, kept in ``Session.json``."""
+    return click.option(
+        "--format",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        expose_value=False,
+        is_eager=True,  # so that an error in the other words is printed in this format
+        callback=_keep_format,
+        help="For people, or for programs.",
+    )(command)
+
+
+def _keep_format(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
+    ctx.ensure_object(Session).json = value == "json"
+
+
+def print_line(text: str) -> None:
+    """Prints one line of data, with what a terminal would obey escaped."""
+    print(printable(text))
+
+
+def print_name(name: bytes) -> None:
+    """Prints the name of a file: byte for byte into a pipe, escaped on a terminal."""
+    if sys.stdout.isatty():
+        print(printable(os.fsdecode(name)))
+    else:
+        sys.stdout.buffer.write(name + b"\n")
+
+
+def print_path(path: str) -> None:
+    """Prints the path of a file of this machine, as print_name() does."""
+    print_name(os.fsencode(path))
+
+
+def print_json(value: object, stream: TextIO | None = None) -> None:
+    """Prints JSON in ASCII: bytes of a name that are not UTF-8 appear as lone surrogates (``surrogateescape``), so nothing is lost."""
+    import json  # most runs print none
+
+    print(json.dumps(value, indent=2), file=stream or sys.stdout)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints left-aligned columns, three spaces apart, the headings first even where no row follows."""
+    lines = [list(headings), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print(COLUMN_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def printable(text: str) -> str:
+    """Returns the text with control characters, direction marks and lone surrogates as backslash escapes."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
+
+
+def _escape(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte that is not UTF-8, as os.fsdecode() keeps it
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode("ascii")
