@@ -111,10 +111,11 @@ def _explain(error: BaseException, session: Session) -> tuple[int, str, str, str
             return EXIT_CODES[InvalidError], InvalidError.code, error.format_message(), f"{path} --help"
         case KeyboardInterrupt():
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-            return 128 + number, "interrupted", f"{signal.strsignal(number)}: {session.kept}", "run the same command again"
+            what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+            return 128 + number, "interrupted", f"{what}: {session.kept}", "run the same command again"
         case OSError() if error.errno in KINDS_OF_ERRNO:
             kind = KINDS_OF_ERRNO[error.errno]
-            return EXIT_CODES[kind], kind.code, f"{error.filename or 'the operating system says'}: {error.strerror}", ""
+            return EXIT_CODES[kind], kind.code, f"{error.filename or 'write failed'}: {error.strerror}", ""
     hint = "" if session.debug else "run with --debug to see where, and report it"
     return UNEXPECTED, "unexpected", f"unexpected {type(error).__name__}: {error}", hint
 

@@ -102,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(imgstore, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
+    _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale that lacks a letter must not cost the answer
     session = Session(os.environ)
@@ -114,6 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from imgstore.cli import failures  # a run that goes well does without
 
         return failures.report(error, session)
+
+
+def _open_missing_streams() -> None:
+    # A parent may have closed them. Else a disk could get descriptor 1, and what somebody prints would land in it.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123 - open until the process ends
 
 
 def _invoke(words: list[str], session: Session) -> int:

@@ -52,7 +52,7 @@ class LayerBars(Progress):
         super().__init__(
             TextColumn("{task.description}", markup=False),
             TextColumn("{task.fields[state]}", markup=False, table_column=Column(min_width=len(State.PULLING), no_wrap=True)),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
             TextColumn("{task.fields[amount]}", markup=False, table_column=Column(min_width=15, no_wrap=True)),
             TimeElapsedColumn(),
             console=console,
@@ -103,9 +103,8 @@ class LayerBars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         """The rows that fit, the total last."""
         tasks = self.tasks
-        total = next(task for task in tasks if task.id == self._total)
-        rows = [task for task in tasks if task.id != self._total]
-        yield self.make_tasks_table([*self._fitting(rows), total])
+        if tasks:  # Progress draws itself once before it has any
+            yield self.make_tasks_table([*self._fitting(tasks[1:]), tasks[0]])
 
     def _fitting(self, rows: Sequence[Task]) -> Sequence[Task]:
         excess = len(rows) - max(1, self.console.height - LINES_BESIDE_LAYERS)
