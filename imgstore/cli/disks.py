@@ -22,6 +22,5 @@ def disk(session: Session, reference: str, chain: bool) -> None:
         paths = store.disk_paths(reference)
     if session.json:
         output.print_json({"disk": paths[-1], "chain": paths})
-        return
-    for path in paths if chain else paths[-1:]:
-        output.print_path(path)
+    else:
+        output.print_paths(paths if chain else paths[-1:])

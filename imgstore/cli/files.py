@@ -43,11 +43,8 @@ def list_files(session: Session, reference: str, path: str, long: bool) -> None:
         files = store.list_directory(reference, name) if status.type == FileType.DIRECTORY else [(name, status)]
     if session.json:
         output.print_json([_describe(*file) for file in files])
-    elif long:
-        _print_long(files)
     else:
-        for name, _ in files:
-            output.print_name(name)
+        output.print_names(_long_lines(files) if long else (name for name, _ in files))
 
 
 @click.command()
@@ -56,9 +53,9 @@ def list_files(session: Session, reference: str, path: str, long: bool) -> None:
 @click.pass_obj
 def cat(session: Session, reference: str, path: str) -> None:
     """Print the contents of a file of an image."""
-    with session.open_store() as store:
+    with session.open_store() as store, output.binary_output() as out:
         for piece in store.read_file(reference, os.fsencode(path)):
-            sys.stdout.buffer.write(piece)
+            out.write(piece)
 
 
 @click.command()
@@ -80,13 +77,8 @@ def export(session: Session, reference: str, destination: Path | None) -> None:
     if destination is None and sys.stdout.isatty():
         raise InvalidError("standard output: a terminal cannot take an archive", hint=f"imgstore export {reference} > rootfs.tar")
     session.kept = "what was written of the archive is incomplete" if destination is None else f"no {destination} was made"
-    with session.open_store() as store:
-        if destination is None:
-            store.export(reference, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-        else:
-            with _appearing_file(destination) as out:
-                store.export(reference, out)
+    with session.open_store() as store, output.binary_output() if destination is None else _appearing_file(destination) as out:
+        store.export(reference, out)
 
 
 @contextmanager
@@ -117,13 +109,13 @@ def _open(path: Path, actual: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
         raise InvalidError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _print_long(files: list[tuple[bytes, FileStatus]]) -> None:
+def _long_lines(files: list[tuple[bytes, FileStatus]]) -> Iterator[bytes]:
     rows = [(_columns(status), name, status) for name, status in files]
     widths = [max(map(len, column)) for column in zip(*(columns for columns, _, _ in rows), strict=True)]
     for (mode, *numbers, time), name, status in rows:
         cells = [mode, *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=False)), time]
         arrow = b" -> " + status.target if status.type == FileType.SYMLINK else b""
-        output.print_name(" ".join(cells).encode() + b" " + name + arrow)
+        yield " ".join(cells).encode() + b" " + name + arrow
 
 
 def _columns(status: FileStatus) -> list[str]:

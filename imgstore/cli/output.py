@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TextIO, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 import click
 
@@ -39,17 +40,28 @@ def print_line(text: str) -> None:
     print(printable(text))
 
 
-def print_name(name: bytes) -> None:
-    """Prints the name of a file: byte for byte into a pipe, escaped on a terminal."""
+def print_names(names: Iterable[bytes]) -> None:
+    """Prints names of files, one a line: byte for byte into a pipe, escaped on a terminal."""
     if sys.stdout.isatty():
-        print(printable(os.fsdecode(name)))
-    else:
-        sys.stdout.buffer.write(name + b"\n")
+        for name in names:
+            print(printable(os.fsdecode(name)))
+        return
+    with binary_output() as out:
+        out.writelines(name + b"\n" for name in names)
 
 
-def print_path(path: str) -> None:
-    """Prints the path of a file of this machine, as print_name() does."""
-    print_name(os.fsencode(path))
+def print_paths(paths: Iterable[str]) -> None:
+    """Prints paths of files of this machine, as print_names() does."""
+    print_names(os.fsencode(path) for path in paths)
+
+
+@contextmanager
+def binary_output() -> Iterator[BinaryIO]:
+    """Opens standard output for bytes, after what was printed. All is written when the block has ended."""
+    sys.stdout.flush()
+    # Not sys.stdout.buffer: with PYTHONUNBUFFERED that is the raw file, which may write a part and call it done.
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:  # noqa: PTH123 - a descriptor has no path
+        yield out
 
 
 def print_json(value: object, stream: TextIO | None = None) -> None:

@@ -89,7 +89,7 @@ def init(session: Session, disk_size: str | None) -> None:
     if session.json:
         output.print_json({"store": session.location, "disk_size": size})
     else:
-        output.print_path(session.location)
+        output.print_paths([session.location])
         print(f"Made a store of disks of {units.format_binary_size(size)}", file=sys.stderr)
 
 

@@ -45,5 +45,5 @@ def test_json_loses_no_byte_of_a_name_and_is_ascii(capsys: pytest.CaptureFixture
 
 
 def test_names_go_byte_for_byte_into_a_pipe(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    output.print_name(b"\xff\x1b[m")
-    assert capfdbinary.readouterr().out == b"\xff\x1b[m\n"
+    output.print_names([b"\xff\x1b[m", b"b"])
+    assert capfdbinary.readouterr().out == b"\xff\x1b[m\nb\n"
