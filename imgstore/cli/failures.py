@@ -57,14 +57,14 @@ def report(error: BaseException, session: Session) -> int:
 
     A closed pipe is no error worth a word: the reader has what it wanted.
     """
-    if session.debug and not isinstance(error, click.ClickException):
-        import traceback
-
-        traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
         # Python flushes standard output once more when it ends; what is left must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    if session.debug and not isinstance(error, click.ClickException):
+        import traceback
+
+        traceback.print_exception(error)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         print(error.format_message(), file=sys.stderr)
         return EXIT_CODES[InvalidError]

@@ -60,7 +60,7 @@ def binary_output() -> Iterator[BinaryIO]:
     """Opens standard output for bytes, after what was printed. All is written when the block has ended."""
     sys.stdout.flush()
     # Not sys.stdout.buffer: with PYTHONUNBUFFERED that is the raw file, which may write a part and call it done.
-    with open(sys.stdout.fileno(), "wb", closefd=False) as out:  # noqa: PTH123 - a descriptor has no path
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
         yield out
 
 
