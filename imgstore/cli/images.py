@@ -20,16 +20,16 @@ CREATED_BY_WIDTH = 45
 
 
 @click.command()
-@click.option("-a", "--all", "show_all", is_flag=True, help="Also images that no name leads to any more.")
+@click.option("-a", "--all", is_flag=True, expose_value=False, help="As docker takes it; no image is ever hidden.")
 @click.option("-q", "--quiet", is_flag=True, help="Print image ids only.")
 @click.option("--digests", is_flag=True, help="Show the digest under which a registry has the image.")
 @click.option("--no-trunc", is_flag=True, help="Print ids in full.")
 @output.format_option
 @click.pass_obj
-def images(session: Session, show_all: bool, quiet: bool, digests: bool, no_trunc: bool) -> None:
+def images(session: Session, quiet: bool, digests: bool, no_trunc: bool) -> None:
     """List the images of the store."""
     with session.open_store() as store:
-        shown = [image for image in store.images() if show_all or image.references or image.digests]
+        shown = store.images()
     if session.json:
         output.print_json([image.id if quiet else _summarize(image) for image in shown])
     elif quiet:
