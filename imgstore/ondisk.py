@@ -13,7 +13,7 @@ Numbers are little-endian unless the field says ``big=True``. Bytes between fiel
 from __future__ import annotations
 
 import struct
-from typing import Any, ClassVar, Self, dataclass_transform
+from typing import Any, ClassVar, Self
 
 from imgstore.blocks import Bytes
 from imgstore.errors import CorruptError
@@ -62,7 +62,6 @@ def raw(offset: int, length: int, *, default: bytes = b"", fixed: bool = False) 
     return _Field(offset, f"{length}s", 1, default.ljust(length, b"\0"), fixed)
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(u8, u16, u32, u64, raw))
 class Record:
     """Base of the declared structures; see the module.
 

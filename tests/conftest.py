@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,3 +22,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     tools.REQUIRED = bool(config.getoption("--require-tools"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under ``--require-tools`` a skipped test is a failed one, unless it is marked ``if_present``."""
+    report = yield
+    if tools.REQUIRED and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("if_present") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though --require-tools was given: {report.longrepr}"
+    return report

@@ -1,0 +1,269 @@
+"""Catalog: remembers layers, images and references, so that a question costs one query and not a walk over the datastore.
+
+The truth is on the datastore; the catalog can be deleted at any time and is filled again by ``imgstore rebuild``, or by itself when the
+file is missing or of another version. Several processes may use one catalog file: SQLite's write-ahead log and its lock order them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.pool import StaticPool
+
+from imgstore.catalog import tables
+from imgstore.errors import CorruptError, UnavailableError
+
+_BUSY_SECONDS = 30  # longer than any transaction of ours; then the holder hangs and we say so
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """A committed layer.
+
+    Attributes:
+        chain_id: identifies the layer with all below it.
+        parent: chain id of the layer below, or None for the lowest.
+        diff_id: digest of the layer's inflated tar.
+        disk: path of its disk on the datastore, or None when the layer changes nothing.
+        disk_size: bytes that the disk takes on the datastore, 0 without one.
+        size: bytes of the inflated tar.
+    """
+
+    chain_id: str
+    parent: str | None
+    diff_id: str
+    disk: str | None
+    disk_size: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLayerRow:
+    """A layer as one image names it: the digest of the compressed blob differs between images that share a chain id."""
+
+    chain_id: str
+    diff_id: str
+    digest: str | None
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """A committed image; ``manifest`` and ``config`` are the raw bytes that the digests cover."""
+
+    id: str
+    manifest_digest: str | None
+    manifest: bytes
+    config: bytes
+    layers: tuple[ImageLayerRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
+    """A name of an image.
+
+    Attributes:
+        name: canonical, ``docker.io/library/alpine:3.10`` or ``docker.io/library/alpine@sha256:…``.
+        digest: what the registry served under the name: an index or a manifest; None when no registry was asked.
+    """
+
+    name: str
+    image_id: str
+    digest: str | None
+
+
+class Catalog:
+    """The three kinds of rows, by key. Every method is one transaction.
+
+    Args:
+        path: the SQLite file, or None for one in memory.
+
+    Raises:
+        UnavailableError: the file cannot be opened, or stays locked.
+        CorruptError: the file is no SQLite database, or a damaged one.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._name = str(path) if path else "catalog in memory"
+        if path is None:
+            self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        else:
+            self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS})
+        _configure(self._engine, in_file=path is not None)
+
+    def is_current(self) -> bool:
+        """Whether the tables are there, in this program's version."""
+        with self._transaction() as connection:
+            return bool(connection.exec_driver_sql("PRAGMA user_version").scalar_one() == tables.SCHEMA_VERSION)
+
+    def replace_all(self, layers: Sequence[LayerRow], images: Sequence[ImageRow], references: Sequence[ReferenceRow]) -> None:
+        """Puts exactly these rows in the place of all there were, tables included; all or nothing."""
+        with self._transaction() as connection:
+            for table in _existing_tables(connection):
+                connection.exec_driver_sql(f'DROP TABLE "{table}"')
+            tables.metadata.create_all(connection)
+            for layer in layers:
+                _put_layer(connection, layer)
+            for image in images:
+                _put_image(connection, image)
+            for reference in references:
+                _put_reference(connection, reference)
+            connection.exec_driver_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
+
+    def layer(self, chain_id: str) -> LayerRow | None:
+        """The layer, or None."""
+        return next(iter(self._layers(select(tables.layers).where(tables.layers.c.chain_id == chain_id))), None)
+
+    def layers(self) -> list[LayerRow]:
+        """All layers, by chain id."""
+        return self._layers(select(tables.layers).order_by(tables.layers.c.chain_id))
+
+    def put_layer(self, layer: LayerRow) -> None:
+        """Adds the layer, or replaces what is known of it."""
+        with self._transaction() as connection:
+            _put_layer(connection, layer)
+
+    def delete_layer(self, chain_id: str) -> None:
+        """Forgets the layer; unknown ones are ignored."""
+        with self._transaction() as connection:
+            connection.execute(delete(tables.layers).where(tables.layers.c.chain_id == chain_id))
+
+    def unused_layers(self) -> list[LayerRow]:
+        """Layers that no image has."""
+        used = select(tables.image_layers.c.chain_id)
+        return self._layers(select(tables.layers).where(tables.layers.c.chain_id.not_in(used)))
+
+    def image(self, image_id: str) -> ImageRow | None:
+        """The image, or None."""
+        with self._transaction() as connection:
+            return next(iter(_images(connection, select(tables.images).where(tables.images.c.id == image_id))), None)
+
+    def images(self) -> list[ImageRow]:
+        """All images, by id."""
+        with self._transaction() as connection:
+            return list(_images(connection, select(tables.images).order_by(tables.images.c.id)))
+
+    def image_ids(self, prefix: str, limit: int = 2) -> list[str]:
+        """At most ``limit`` ids of images that begin with ``prefix``; it holds no wildcard."""
+        with self._transaction() as connection:
+            query = select(tables.images.c.id).where(tables.images.c.id.startswith(prefix, autoescape=True)).limit(limit)
+            return list(connection.execute(query).scalars())
+
+    def put_image(self, image: ImageRow, references: Sequence[ReferenceRow]) -> None:
+        """Adds the image with its references, or replaces what is known of them."""
+        with self._transaction() as connection:
+            _put_image(connection, image)
+            for reference in references:
+                _put_reference(connection, reference)
+
+    def delete_image(self, image_id: str) -> None:
+        """Forgets the image and its references; its layers stay."""
+        with self._transaction() as connection:
+            connection.execute(delete(tables.images).where(tables.images.c.id == image_id))
+
+    def reference(self, name: str) -> ReferenceRow | None:
+        """The reference, or None."""
+        return next(iter(self._references(select(tables.references).where(tables.references.c.name == name))), None)
+
+    def references(self, image_id: str | None = None) -> list[ReferenceRow]:
+        """The references of one image, or of all, by name."""
+        query = select(tables.references).order_by(tables.references.c.name)
+        return self._references(query if image_id is None else query.where(tables.references.c.image_id == image_id))
+
+    def put_reference(self, reference: ReferenceRow) -> None:
+        """Adds the name, or lets it name another image."""
+        with self._transaction() as connection:
+            _put_reference(connection, reference)
+
+    def delete_reference(self, name: str) -> None:
+        """Forgets the name; unknown ones are ignored."""
+        with self._transaction() as connection:
+            connection.execute(delete(tables.references).where(tables.references.c.name == name))
+
+    def close(self) -> None:
+        """Closes the file. The catalog is unusable afterwards."""
+        self._engine.dispose()
+
+    def _layers(self, query: Select[Any]) -> list[LayerRow]:
+        with self._transaction() as connection:
+            return [LayerRow(**row) for row in connection.execute(query).mappings()]
+
+    def _references(self, query: Select[Any]) -> list[ReferenceRow]:
+        with self._transaction() as connection:
+            return [ReferenceRow(**row) for row in connection.execute(query).mappings()]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise UnavailableError(f"{self._name}: {error.orig}", hint="is another program holding the catalog?") from error
+        except DatabaseError as error:
+            hint = "the catalog can be made again from the datastore: imgstore rebuild"
+            raise CorruptError(f"{self._name}: {error.orig}", hint=hint) from error
+
+
+def _configure(engine: Engine, *, in_file: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.execute("PRAGMA foreign_keys = ON")
+        if in_file:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")  # a lost last commit is found again on the datastore
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _existing_tables(connection: Connection) -> list[str]:
+    names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars()
+    order = {table.name: position for position, table in enumerate(reversed(tables.metadata.sorted_tables))}
+    return sorted((name for name in names if not name.startswith("sqlite_")), key=lambda name: order.get(name, -1))
+
+
+def _put_layer(connection: Connection, layer: LayerRow) -> None:
+    values = {column.name: getattr(layer, column.name) for column in tables.layers.columns}
+    connection.execute(upsert(tables.layers).values(values).on_conflict_do_update(["chain_id"], set_=values))
+
+
+def _put_image(connection: Connection, image: ImageRow) -> None:
+    values = {column.name: getattr(image, column.name) for column in tables.images.columns}
+    connection.execute(upsert(tables.images).values(values).on_conflict_do_update(["id"], set_=values))
+    connection.execute(delete(tables.image_layers).where(tables.image_layers.c.image_id == image.id))
+    for position, layer in enumerate(image.layers):
+        connection.execute(
+            insert(tables.image_layers).values(
+                image_id=image.id,
+                position=position,
+                chain_id=layer.chain_id,
+                diff_id=layer.diff_id,
+                digest=layer.digest,
+                media_type=layer.media_type,
+            )
+        )
+
+
+def _put_reference(connection: Connection, reference: ReferenceRow) -> None:
+    values = {"name": reference.name, "image_id": reference.image_id, "digest": reference.digest}
+    connection.execute(upsert(tables.references).values(values).on_conflict_do_update(["name"], set_=values))
+
+
+def _images(connection: Connection, query: Select[Any]) -> Iterator[ImageRow]:
+    for row in connection.execute(query).mappings().all():
+        layers = tables.image_layers
+        found = connection.execute(
+            select(layers.c.chain_id, layers.c.diff_id, layers.c.digest, layers.c.media_type)
+            .where(layers.c.image_id == row["id"])
+            .order_by(layers.c.position)
+        )
+        yield ImageRow(**row, layers=tuple(ImageLayerRow(**layer) for layer in found.mappings()))

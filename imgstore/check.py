@@ -1,0 +1,178 @@
+"""Check: whether the catalog, the markers, the disks, their chains and the file systems on them say the same, and are whole."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from crc32c import crc32c
+
+from imgstore import layout
+from imgstore.blocks import GRAIN
+from imgstore.catalog.catalog import Catalog
+from imgstore.datastores.datastore import Datastore
+from imgstore.disks import Disks, layer_row
+from imgstore.errors import ImgstoreError, NotFoundError
+from imgstore.ext4.check import check_file_system
+from imgstore.images import Images
+from imgstore.markers import DiskRecord
+from imgstore.vmdk.check import check_disk
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        object: what it is wrong with: a path on the datastore, or ``catalog``.
+        problem: what is wrong, with the numbers.
+        offset: byte offset in the object, or None.
+    """
+
+    object: str
+    problem: str
+    offset: int | None = None
+
+
+def check_store(
+    datastore: Datastore, catalog: Catalog, disks: Disks, images: Images, *, read_data: bool = False
+) -> Iterator[Finding]:
+    """Looks at everything and changes nothing.
+
+    Args:
+        read_data: read every grain too, and compare it with its checksum.
+    """
+    yield from _check_layers(datastore, catalog, disks, read_data)
+    yield from _check_images(images, catalog)
+    yield from _check_references(images, catalog)
+    yield from _check_file_systems(catalog, disks)
+
+
+def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_data: bool) -> Iterator[Finding]:
+    rows = {row.chain_id: row for row in catalog.layers()}
+    scratch = f"{layout.SCRATCH}/{layout.SCRATCH_DISK}"
+    if datastore.exists(scratch):
+        yield from _check_vmdk(datastore, scratch)
+    elif rows:
+        yield Finding(scratch, "the scratch disk is missing: every chain stands on it")
+    there = set()
+    for chain_id in disks.chain_ids():
+        directory = layout.layer_directory(chain_id)
+        there.add(chain_id)
+        try:
+            marker = disks.read_marker(chain_id)
+        except ImgstoreError as error:
+            known = "; the catalog has this layer" if chain_id in rows else ""
+            yield Finding(directory, f"{error}{known}")
+            continue
+        if rows.get(chain_id) != layer_row(marker):
+            yield Finding(
+                f"{directory}/{layout.LAYER_MARKER}", "the catalog says another thing of this layer, or does not know it"
+            )
+        if marker.parent is not None and not datastore.exists(f"{layout.layer_directory(marker.parent)}/{layout.LAYER_MARKER}"):
+            yield Finding(directory, f"its parent layer {marker.parent} is missing")
+        if marker.disk is not None:
+            yield from _check_disk(datastore, directory, marker.disk, read_data)
+    for chain_id in sorted(rows.keys() - there):
+        yield Finding("catalog", f"layer {chain_id} is not on the datastore")
+
+
+def _check_disk(datastore: Datastore, directory: str, record: DiskRecord, read_data: bool) -> Iterator[Finding]:
+    path = f"{directory}/{record.file}"
+    try:
+        with datastore.open(path) as file:
+            if file.size != record.size:
+                yield Finding(path, f"has {file.size} bytes, its marker says {record.size}")
+                return
+    except NotFoundError as error:
+        yield Finding(path, str(error))
+        return
+    yield from _check_vmdk(datastore, path)
+    sums_path = f"{directory}/{record.grain_sums}"
+    try:
+        sums = datastore.read_bytes(sums_path, limit=1 << 30)
+    except ImgstoreError as error:
+        yield Finding(sums_path, str(error))
+        return
+    if (digest := "sha256:" + hashlib.sha256(sums).hexdigest()) != record.grain_sums_digest:
+        yield Finding(sums_path, f"its digest is {digest}, its marker says {record.grain_sums_digest}")
+    elif read_data:
+        yield from _check_grains(datastore, path, record, array("I", sums))
+
+
+def _check_grains(datastore: Datastore, path: str, record: DiskRecord, sums: array[int]) -> Iterator[Finding]:
+    with datastore.open(path) as file:
+        first = record.size - len(sums) * GRAIN
+        for number, wanted in enumerate(sums):
+            offset = first + number * GRAIN
+            found = crc32c(file.pread(offset, GRAIN))
+            if found != wanted:
+                yield Finding(path, f"grain has CRC-32C {found:08x}, not {wanted:08x}", offset)
+
+
+def _check_vmdk(datastore: Datastore, path: str) -> Iterator[Finding]:
+    try:
+        with datastore.open(path) as file:
+            for finding in check_disk(file):
+                yield Finding(path, finding.problem, finding.offset)
+    except ImgstoreError as error:
+        yield Finding(path, str(error))
+
+
+def _check_images(images: Images, catalog: Catalog) -> Iterator[Finding]:
+    rows = {row.id: row for row in catalog.images()}
+    layers = {row.chain_id for row in catalog.layers()}
+    there = set()
+    for image_id in images.ids():
+        directory = layout.image_directory(image_id)
+        there.add(image_id)
+        try:
+            row = images.read(image_id)
+        except ImgstoreError as error:
+            yield Finding(directory, str(error))
+            continue
+        if rows.get(image_id) != row:
+            yield Finding(directory, "the catalog says another thing of this image, or does not know it")
+        for layer in row.layers:
+            if layer.chain_id not in layers:
+                yield Finding(directory, f"its layer {layer.chain_id} is missing")
+    for image_id in sorted(rows.keys() - there):
+        yield Finding("catalog", f"image {image_id} is not on the datastore")
+
+
+def _check_references(images: Images, catalog: Catalog) -> Iterator[Finding]:
+    rows = {layout.reference_file(row.name): row for row in catalog.references()}
+    known = {row.id for row in catalog.images()}
+    there = set()
+    for path in images.reference_paths():
+        there.add(path)
+        try:
+            row = images.read_reference(path)
+        except ImgstoreError as error:
+            yield Finding(path, str(error))
+            continue
+        if rows.get(path) != row:
+            yield Finding(path, f"the catalog says another thing of {row.name}, or does not know it")
+        if row.image_id not in known:
+            yield Finding(path, f"{row.name} names image {row.image_id}, which is missing")
+    for path in sorted(rows.keys() - there):
+        yield Finding("catalog", f"reference {rows[path].name} is not on the datastore")
+
+
+def _check_file_systems(catalog: Catalog, disks: Disks) -> Iterator[Finding]:
+    """The file system that each image shows; those of the layers below were such once."""
+    seen = set()
+    for image in catalog.images():
+        chain_ids = [layer.chain_id for layer in image.layers]
+        try:
+            top = disks.top_disk(chain_ids)
+            if top in seen:
+                continue
+            seen.add(top)
+            with disks.open_chain(chain_ids) as chain:
+                for finding in check_file_system(chain):
+                    yield Finding(f"file system of {top}", f"{finding.object}: {finding.problem}", finding.offset)
+        except ImgstoreError as error:
+            yield Finding(layout.image_directory(image.id), str(error))

@@ -1,0 +1,134 @@
+"""The ``imgstore`` command: its global options, its subcommands, and what becomes of an error or a signal."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from imgstore.cli.session import Session
+from imgstore.cli.signals import signals_raised
+
+PROGRAM = "imgstore"
+COMPLETION_VARIABLE = "_IMGSTORE_COMPLETE"
+
+COMMANDS = {
+    "pull": ("pull", "pull", "Pull an image into a chain of VMDK snapshot disks."),
+    "images": ("images", "images", "List the images of the store."),
+    "inspect": ("images", "inspect", "Show all that is known of images, as JSON."),
+    "history": ("images", "history", "Show the steps that built an image."),
+    "tag": ("images", "tag", "Give an image one more name."),
+    "rm": ("images", "remove", "Remove images by name or id."),
+    "disk": ("disks", "disk", "Print the path of an image's top disk."),
+    "ls": ("files", "list_files", "List a directory of an image, or show one file."),
+    "cat": ("files", "cat", "Print the contents of a file of an image."),
+    "export": ("files", "export", "Write the file tree of an image as a tar archive."),
+    "check": ("store", "check", "Check catalog, disks, chains and file systems."),
+    "df": ("store", "usage", "Show what takes space, and how much is free."),
+    "init": ("store", "init", "Make a store."),
+    "rebuild": ("store", "rebuild", "Make the catalog again from the datastore."),
+}
+"""Name of a subcommand to (module in ``imgstore.cli``, object, summary), in the order of the help.
+
+The summary is the first line of the command's own help: here too, so that ``imgstore --help`` imports no command.
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that imports the module of a subcommand when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"imgstore.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib import metadata
+
+    try:
+        version = metadata.version(PROGRAM)
+    except metadata.PackageNotFoundError:  # run from a source tree
+        version = "unknown: the package is not installed"
+    print(f"{PROGRAM} {version}")
+    ctx.exit()
+
+
+@click.group(PROGRAM, cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--store",
+    "location",
+    metavar="DIR|URL",
+    help="The store, made on first use; else IMGSTORE_STORE, else ~/.local/share/imgstore (root: /var/lib/imgstore).",
+)
+@click.option("--debug", is_flag=True, help="Log what happens, and show the traceback of an error.")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version.")
+@click.pass_obj
+def imgstore(session: Session, location: str | None, debug: bool) -> None:
+    """Container images as chains of VMDK snapshot disks.
+
+    Data goes to standard output, narration and progress to standard error.
+    """
+    session.chosen_location = location
+    if debug:
+        session.start_debugging()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code.
+
+    Never raises on account of the command: an error, a signal or a closed pipe becomes its message and its code.
+
+    Args:
+        arguments: the words after the program's name; those of the process if None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(imgstore, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
+    _open_missing_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale that lacks a letter must not cost the answer
+    session = Session(os.environ)
+    try:
+        with signals_raised():
+            code = _invoke(words, session)
+            sys.stdout.flush()
+            return code
+    except BaseException as error:
+        from imgstore.cli import failures  # a run that goes well does without
+
+        return failures.report(error, session)
+
+
+def _open_missing_streams() -> None:
+    # A parent may have closed them. Else a disk could get descriptor 1, and what somebody prints would land in it.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123 - open until the process ends
+
+
+def _invoke(words: list[str], session: Session) -> int:
+    # Not Group.main: that turns a broken pipe into exit 1 and Ctrl-C into an exception of its own.
+    try:
+        with imgstore.make_context(PROGRAM, words, obj=session) as context:
+            imgstore.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    return 0

@@ -1,0 +1,146 @@
+"""``imgstore check``, ``df``, ``init`` and ``rebuild``: the store as a whole."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from imgstore import config
+from imgstore.cli import output, units
+from imgstore.cli.failures import PROBLEMS_FOUND
+from imgstore.cli.images import NONE, short_id
+from imgstore.cli.session import Session
+
+if TYPE_CHECKING:
+    from imgstore.store import Usage
+
+
+@click.command()
+@click.option("--read-data", is_flag=True, help="Also read every disk to its end and compare it with its digest.")
+@output.format_option
+@click.pass_context
+def check(context: click.Context, read_data: bool) -> None:
+    """Check catalog, disks, chains and file systems.
+
+    Prints a line for every problem; the exit code is 12 if there is one. Changes nothing.
+    """
+    session = context.ensure_object(Session)
+    problems = []
+    with session.open_store(create=False) as store:
+        for finding in store.check(read_data=read_data):
+            problems.append(finding)
+            if not session.json:
+                place = "" if finding.offset is None else f" at byte {finding.offset}"
+                output.print_line(f"{finding.object}{place}: {finding.problem}")
+                sys.stdout.flush()
+    if session.json:
+        output.print_json([{"object": found.object, "problem": found.problem, "offset": found.offset} for found in problems])
+    print(f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'} found", file=sys.stderr)
+    if problems:
+        context.exit(PROBLEMS_FOUND)
+
+
+@click.command("df")
+@click.option("-v", "--verbose", is_flag=True, help="Also the size of every image, and how much of it others share.")
+@output.format_option
+@click.pass_obj
+def usage(session: Session, verbose: bool) -> None:
+    """Show what takes space, and how much is free."""
+    with session.open_store() as store:
+        used = store.usage()
+    if session.json:
+        output.print_json(_describe(used))
+        return
+    output.print_table(["TYPE", "COUNT", "SIZE"], _rows(used))
+    if verbose:
+        print()
+        rows = [
+            [
+                ", ".join(image.references) or NONE,
+                short_id(image.id),
+                *map(units.format_size, (image.size, image.shared, image.unique)),
+            ]
+            for image in used.images
+        ]
+        output.print_table(["IMAGE", "IMAGE ID", "SIZE", "SHARED", "UNIQUE"], rows)
+
+
+@click.command()
+@click.option(
+    "--disk-size",
+    metavar="SIZE",
+    help="Capacity of every disk: 32GiB (the default), 512MiB, 34359738368. Costs nothing until used.",
+)
+@output.format_option
+@click.pass_obj
+def init(session: Session, disk_size: str | None) -> None:
+    """Make a store.
+
+    Only needed for another disk size: a store is made on first use.
+    """
+    from imgstore.store import ImageStore
+
+    size = config.DEFAULT_DISK_SIZE if disk_size is None else units.parse_size(disk_size)
+    session.kept = "the store may be incomplete"
+    with ImageStore.create(session.location, disk_size=size):
+        pass
+    if session.json:
+        output.print_json({"store": session.location, "disk_size": size})
+    else:
+        output.print_paths([session.location])
+        print(f"Made a store of disks of {units.format_binary_size(size)}", file=sys.stderr)
+
+
+@click.command()
+@output.format_option
+@click.pass_obj
+def rebuild(session: Session) -> None:
+    """Make the catalog again from the datastore.
+
+    For a catalog that is lost or damaged: every disk says what it is.
+    """
+    session.kept = "the disks are as they were, the catalog may lack some"
+    with session.open_store(create=False) as store:
+        report = store.rebuild()
+    if session.json:
+        output.print_json({"images": report.images, "disks": report.disks, "removed": list(report.removed)})
+        return
+    output.print_table(["IMAGES", "DISKS", "REMOVED"], [[str(report.images), str(report.disks), str(len(report.removed))]])
+    for name in report.removed:
+        print(f"Removed: {output.printable(name)}", file=sys.stderr)
+
+
+def _rows(used: Usage) -> list[list[str]]:
+    return [
+        ["Images", str(len(used.images)), ""],
+        ["Layer disks", str(used.disks), units.format_size(used.disk_bytes)],
+        ["Scratch disk", "", units.format_size(used.scratch_bytes)],
+        ["Catalog", "", units.format_size(used.catalog_bytes)],
+        ["Unfinished", "", units.format_size(used.staged_bytes)],
+        ["Free space", "", units.format_size(used.free_bytes)],
+    ]
+
+
+def _describe(used: Usage) -> dict[str, object]:
+    images = [
+        {
+            "id": image.id,
+            "references": list(image.references),
+            "size": image.size,
+            "shared": image.shared,
+            "unique": image.unique,
+        }
+        for image in used.images
+    ]
+    return {
+        "images": images,
+        "disks": used.disks,
+        "disk_bytes": used.disk_bytes,
+        "scratch_bytes": used.scratch_bytes,
+        "catalog_bytes": used.catalog_bytes,
+        "staged_bytes": used.staged_bytes,
+        "free_bytes": used.free_bytes,
+        "disk_size": used.capacity,
+    }

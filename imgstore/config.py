@@ -1,0 +1,47 @@
+"""Where a store is, and the defaults. Pure: the environment comes in as a mapping, and only ``imgstore.cli`` reads the real one."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+
+from imgstore.errors import InvalidError
+
+DEFAULT_DISK_SIZE = 32 << 30
+"""Capacity of every disk of a new store, in bytes; it costs nothing until it is used."""
+
+STORE_VARIABLE = "IMGSTORE_STORE"
+SYSTEM_STORE = "/var/lib/imgstore"
+
+
+def store_location(environment: Mapping[str, str], *, is_root: bool) -> str:
+    """Returns the store that is meant when the command line names none: an absolute path, or what IMGSTORE_STORE says.
+
+    In this order: ``IMGSTORE_STORE`` (a path or a URL, as it stands); ``$XDG_DATA_HOME/imgstore``; ``/var/lib/imgstore`` for root;
+    ``$HOME/.local/share/imgstore``. An empty variable counts as unset, and so does a relative ``XDG_DATA_HOME``
+    (XDG Base Directory Specification 0.8).
+
+    Raises:
+        InvalidError: none of them says where.
+    """
+    if chosen := environment.get(STORE_VARIABLE):
+        return chosen
+    data_home = environment.get("XDG_DATA_HOME", "")
+    if posixpath.isabs(data_home):
+        return posixpath.join(data_home, "imgstore")
+    if is_root:
+        return SYSTEM_STORE
+    home = environment.get("HOME", "")
+    if not posixpath.isabs(home):
+        raise InvalidError(
+            f"store: no place for it, HOME is {home!r}",
+            hint=f"name a directory with --store DIR or {STORE_VARIABLE}",
+        )
+    return posixpath.join(home, ".local/share/imgstore")
+
+
+def absolute_location(location: str, *, directory: str) -> str:
+    """Returns a path made absolute from ``directory``; a URL (``scheme://``) as it stands."""
+    if "://" in location:
+        return location
+    return posixpath.normpath(posixpath.join(directory, location))

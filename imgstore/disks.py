@@ -1,0 +1,230 @@
+"""Disks: prepared, then committed or discarded; and the chains they form. Where they lie: ``layout``."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+
+from imgstore import layout, markers
+from imgstore.catalog.catalog import LayerRow
+from imgstore.datastores.datastore import Datastore, Staging, list_names
+from imgstore.errors import CorruptError, NotFoundError
+from imgstore.ext4.format import format_file_system
+from imgstore.leases import Leases, held
+from imgstore.markers import DiskRecord, LayerMarker
+from imgstore.vmdk.chain import Chain, open_chain
+from imgstore.vmdk.descriptor import derive_cid
+from imgstore.vmdk.hosted import HostedDiskWriter, open_disk
+from imgstore.vmdk.snapshot import SnapshotDevice
+
+
+class Disks:
+    """The disks of a store.
+
+    Args:
+        capacity: of every disk, in bytes.
+    """
+
+    def __init__(self, datastore: Datastore, leases: Leases, capacity: int) -> None:
+        self._datastore = datastore
+        self._leases = leases
+        self.capacity = capacity
+
+    def chain_ids(self) -> list[str]:
+        """Chain ids of the layers on the datastore, whole or not."""
+        names = list_names(self._datastore, layout.DISKS)
+        return [f"sha256:{name}" for name in names if f"{layout.DISKS}/{name}" != layout.SCRATCH]
+
+    def find(self, chain_id: str) -> LayerMarker | None:
+        """The layer's marker, or None when the layer is not there, or not whole: then it is to be made again.
+
+        Reads the marker and looks at the size of the disk, nothing more; ``imgstore check`` looks at everything.
+
+        Raises:
+            UnsupportedError: a newer imgstore wrote it.
+        """
+        try:
+            marker = self.read_marker(chain_id)
+            if marker.disk is not None:
+                with self._datastore.open(_path(chain_id, marker.disk.file)) as file:
+                    if file.size != marker.disk.size:
+                        return None
+        except (NotFoundError, CorruptError):
+            return None
+        return marker
+
+    def read_marker(self, chain_id: str) -> LayerMarker:
+        """The layer's marker.
+
+        Raises:
+            NotFoundError: the layer is not there.
+            CorruptError: the marker is damaged, or another layer's.
+        """
+        path = _path(chain_id, layout.LAYER_MARKER)
+        marker = markers.decode(LayerMarker, self._datastore.read_bytes(path, markers.LIMIT), path)
+        if marker.chain_id != chain_id:
+            raise CorruptError(f"{path}: is the marker of layer {marker.chain_id}")
+        return marker
+
+    def top_disk(self, chain_ids: Sequence[str]) -> str:
+        """Path on the datastore of the disk that shows these layers, given lowest first; the scratch disk if none has one.
+
+        Raises:
+            NotFoundError: a layer is not there.
+        """
+        for chain_id in reversed(chain_ids):
+            disk = self.read_marker(chain_id).disk
+            if disk is not None:
+                return _path(chain_id, disk.file)
+        return f"{layout.SCRATCH}/{layout.SCRATCH_DISK}"
+
+    def open_chain(self, chain_ids: Sequence[str]) -> Chain:
+        """The chain that shows these layers, given lowest first; with none, the scratch disk, which is made if it is not there.
+
+        Raises:
+            NotFoundError: a layer or its disk is not there.
+            CorruptError: a disk is damaged, or does not fit its parent.
+        """
+        top = self.top_disk(chain_ids)
+        if not chain_ids:
+            self.make_scratch()
+        return open_chain(self._datastore.open, top)
+
+    def open_child(self, parent: Chain, marker: LayerMarker) -> Chain:
+        """The chain with one more layer on ``parent``, which it shares files with; ``parent`` itself when the layer changes nothing.
+
+        Raises:
+            CorruptError: the disk is damaged, or does not fit its parent.
+        """
+        if marker.disk is None:
+            return parent
+        return parent.with_child(open_disk(self._datastore.open(_path(marker.chain_id, marker.disk.file))))
+
+    def make_scratch(self) -> None:
+        """Makes the scratch disk unless it is there. Its bytes follow from the capacity alone."""
+        path = f"{layout.SCRATCH}/{layout.SCRATCH_DISK}"
+        if self._datastore.exists(path):
+            return
+        with held(self._leases, "scratch"):
+            if self._datastore.exists(path):
+                return
+            disk = PreparedDisk.create(self._datastore, layout.SCRATCH, layout.SCRATCH_DISK, self.capacity, None)
+            try:
+                format_file_system(disk.device)
+                disk.publish()
+            except BaseException:
+                disk.discard()
+                raise
+
+    def prepare(self, chain_id: str, parent: Chain) -> PreparedDisk:
+        """A new disk over ``parent`` that nobody sees yet, for the layer ``chain_id``."""
+        return PreparedDisk.create(
+            self._datastore, layout.layer_directory(chain_id), layout.disk_file(chain_id), self.capacity, parent
+        )
+
+    def commit(self, disk: PreparedDisk | None, marker: LayerMarker) -> LayerRow:
+        """Makes a layer visible for good: publishes the disk, then writes the marker.
+
+        After a crash at any instant the layer is there whole, or not at all.
+
+        Args:
+            disk: None when the layer changes nothing.
+            marker: without its disk.
+
+        Raises:
+            NoSpaceError: the datastore is full; the layer is not there.
+        """
+        directory = layout.layer_directory(marker.chain_id)
+        with contextlib.suppress(NotFoundError):
+            self._datastore.remove_tree(directory)  # what a crash or damage left of an earlier one
+        if disk is not None:
+            marker = LayerMarker(marker.chain_id, marker.diff_id, marker.parent, marker.size, disk.publish())
+        self._datastore.write_atomic(f"{directory}/{layout.LAYER_MARKER}", markers.encode(marker))
+        return layer_row(marker)
+
+    def remove_unfinished(self, chain_id: str) -> None:
+        """Removes what is left of a layer that has no marker, unless someone is making it."""
+        lease = self._leases.acquire(layer_lease(chain_id))
+        if lease is None:
+            return
+        try:
+            if not self._datastore.exists(f"{layout.layer_directory(chain_id)}/{layout.LAYER_MARKER}"):
+                self.remove(chain_id)
+        finally:
+            lease.release()
+
+    def remove(self, chain_id: str) -> None:
+        """Removes the layer: marker first, so that a crash leaves it whole or gone. Not there is fine."""
+        directory = layout.layer_directory(chain_id)
+        with contextlib.suppress(NotFoundError):
+            self._datastore.remove_file(f"{directory}/{layout.LAYER_MARKER}")
+        with contextlib.suppress(NotFoundError):
+            self._datastore.remove_tree(directory)
+
+
+class PreparedDisk:
+    """A disk that is being written: ``device`` takes its contents; then it is published once, or discarded."""
+
+    def __init__(self, staging: Staging, name: str, device: SnapshotDevice) -> None:
+        self._staging = staging
+        self._name = name
+        self.device = device
+
+    @classmethod
+    def create(cls, datastore: Datastore, directory: str, name: str, capacity: int, parent: Chain | None) -> PreparedDisk:
+        """An empty one over ``parent``.
+
+        Args:
+            directory: where it will lie when it is published.
+            name: of its VMDK there; what its content id is made from.
+        """
+        staging = datastore.stage(directory)
+        try:
+            writer = HostedDiskWriter(
+                staging.create(name),
+                capacity=capacity,
+                cid=derive_cid(name),
+                extent_name=name,
+                parent_cid=None if parent is None else parent.cid,
+                parent_hint=None if parent is None else _hint(parent.path),
+            )
+        except BaseException:
+            staging.discard()
+            raise
+        return cls(staging, name, SnapshotDevice(writer, parent))
+
+    def publish(self) -> DiskRecord:
+        """Seals the disk and moves it to its place, durably; takes as long as the storage needs to take all of it."""
+        summary = self.device.seal()
+        sums_name = f"{self._name.removesuffix('.vmdk')}.crc32c"
+        self._staging.create(sums_name).pwrite(0, summary.grain_sums)
+        self._staging.publish()
+        digest = "sha256:" + hashlib.sha256(summary.grain_sums).hexdigest()
+        return DiskRecord(self._name, summary.file_size, f"{summary.cid:08x}", sums_name, digest)
+
+    def discard(self) -> None:
+        """Leaves nothing of it. Allowed more than once, but not after ``publish``."""
+        self.device.close()
+        self._staging.discard()
+
+
+def layer_lease(chain_id: str) -> str:
+    """Name of the lease of who makes a layer."""
+    return f"layer-{layout.hex_of(chain_id)}"
+
+
+def layer_row(marker: LayerMarker) -> LayerRow:
+    """What the catalog remembers of a layer."""
+    disk = marker.disk
+    path = None if disk is None else _path(marker.chain_id, disk.file)
+    return LayerRow(marker.chain_id, marker.parent, marker.diff_id, path, 0 if disk is None else disk.size, marker.size)
+
+
+def _path(chain_id: str, file: str) -> str:
+    return f"{layout.layer_directory(chain_id)}/{file}"
+
+
+def _hint(parent: str) -> str:
+    """Path of a parent's disk relative to the directory of its child: both lie in directories beside each other."""
+    return f"../{parent.removeprefix(layout.DISKS + '/')}"

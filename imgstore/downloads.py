@@ -1,0 +1,133 @@
+"""Downloads: layer blobs that run ahead of their conversion.
+
+Conversion goes layer by layer, since each file system stands on the one below; registries are slow by the connection, not by the sum.
+So a few blobs download at once, and what comes before its turn waits in a Spool: a few MiB in memory, the rest in a file without a name,
+which the kernel forgets with us.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgstore.errors import NoSpaceError
+
+_MEMORY_LIMIT = 4 << 20
+"""Bytes that a spool keeps in memory before it goes to its file: a stage of the pipeline holds a few MiB, not more."""
+
+
+class CancelledError(Exception):
+    """The reader has gone: the writer of a Spool is to stop."""
+
+
+class Spool:
+    """A queue of bytes from one thread to another, as long as it needs to be.
+
+    Args:
+        directory: where the file without a name lies when one is needed; None: the system's temporary directory.
+        name: of what is spooled, for errors.
+    """
+
+    def __init__(self, directory: Path | None, name: str) -> None:
+        self._directory = directory
+        self._name = name
+        self._changed = threading.Condition()
+        self._pieces: deque[bytes | tuple[int, int]] = deque()  # bytes, or (offset, length) in the file
+        self._in_memory = 0
+        self._file: int | None = None
+        self._file_end = 0
+        self._finished = False
+        self._cancelled = False
+        self._error: BaseException | None = None
+
+    def write(self, piece: bytes) -> None:
+        """Appends a piece.
+
+        Raises:
+            CancelledError: nobody will read it.
+            NoSpaceError: the file system of the directory is full.
+        """
+        with self._changed:
+            if self._cancelled:
+                raise CancelledError
+            in_memory = self._in_memory + len(piece) <= _MEMORY_LIMIT
+            if in_memory:
+                self._pieces.append(piece)
+                self._in_memory += len(piece)
+                self._changed.notify()
+                return
+            offset = self._file_end
+            self._file_end += len(piece)
+        self._write_file(piece, offset)
+        with self._changed:
+            self._pieces.append((offset, len(piece)))
+            self._changed.notify()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Ends the queue; with ``error``, the reader gets it in the place of the end."""
+        with self._changed:
+            self._finished = True
+            self._error = error
+            self._changed.notify()
+            if self._cancelled:
+                self._close_file()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces in order, waiting for the writer; once."""
+        while True:
+            with self._changed:
+                while not self._pieces and not self._finished and not self._cancelled:
+                    self._changed.wait()
+                if self._cancelled:
+                    raise CancelledError
+                if not self._pieces:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                piece = self._pieces.popleft()
+                if isinstance(piece, bytes):
+                    self._in_memory -= len(piece)
+            if isinstance(piece, bytes):
+                yield piece
+            else:
+                yield self._read_file(*piece)
+
+    def close(self) -> None:
+        """Frees all it holds; the writer is told at its next piece. A second call does nothing."""
+        with self._changed:
+            self._cancelled = True
+            self._pieces.clear()
+            self._in_memory = 0
+            self._changed.notify()
+            if self._finished:
+                self._close_file()
+
+    def _read_file(self, offset: int, length: int) -> bytes:
+        if self._file is None:
+            raise CancelledError
+        return os.pread(self._file, length, offset)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _write_file(self, piece: bytes, offset: int) -> None:
+        try:
+            if self._file is None:
+                with tempfile.TemporaryFile(dir=self._directory) as file:
+                    self._file = os.dup(file.fileno())
+            view = memoryview(piece)
+            while view:
+                written = os.pwrite(self._file, view, offset)
+                offset += written
+                view = view[written:]
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise NoSpaceError(f"{self._name}: no space left to download it to {self._directory}") from error
+            raise

@@ -1,0 +1,50 @@
+"""Garbage collection: layers that no image has are removed, children first.
+
+A layer that a running pull counts on is leased by it, shared; collection takes each layer's lease alone before it touches it, and leaves
+what it cannot have at once for the next time.
+"""
+
+from __future__ import annotations
+
+from imgstore import layout
+from imgstore.catalog.catalog import Catalog
+from imgstore.disks import Disks
+from imgstore.leases import Leases
+
+
+def use_lease(chain_id: str) -> str:
+    """Name of the lease that keeps a layer from being collected."""
+    return f"use-{layout.hex_of(chain_id)}"
+
+
+def collect(disks: Disks, catalog: Catalog, leases: Leases) -> list[str]:
+    """Removes the layers that no image has and nobody leases, and returns their chain ids, children first.
+
+    A crash leaves each layer whole or gone; what was left of its directory is removed at the next start.
+    """
+    removed: list[str] = []
+    skipped: set[str] = set()
+    while True:
+        parents = {layer.parent for layer in catalog.layers()}
+        leaves = [layer for layer in catalog.unused_layers() if layer.chain_id not in parents | skipped]
+        if not leaves:
+            return removed
+        for leaf in leaves:
+            if _collect_one(leaf.chain_id, disks, catalog, leases):
+                removed.append(leaf.chain_id)
+            else:
+                skipped.add(leaf.chain_id)
+
+
+def _collect_one(chain_id: str, disks: Disks, catalog: Catalog, leases: Leases) -> bool:
+    lease = leases.acquire(use_lease(chain_id))
+    if lease is None:
+        return False
+    try:
+        if all(layer.chain_id != chain_id for layer in catalog.unused_layers()):
+            return False  # an image has it since
+        catalog.delete_layer(chain_id)
+        disks.remove(chain_id)
+        return True
+    finally:
+        lease.release()

@@ -1,0 +1,246 @@
+"""Images: committed, named, found, removed.
+
+An image is its config, its manifest and the chain ids of its layers, in ``images/<hex>/``; its marker is written last. A name is a marker of
+its own that points to an image. The datastore is written before the catalog, and on removal after it: what the catalog says exists, exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from imgstore import layout, markers
+from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, ReferenceRow
+from imgstore.datastores.datastore import Datastore, list_names
+from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError
+from registry_client.digest import Digest, ImageId
+from registry_client.errors import InvalidReferenceError
+from registry_client.reference import Reference
+from registry_client.strict_json import SIZE_MAX
+
+
+class NoSuchImageError(NotFoundError):
+    """No image has this name or id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What a removal did.
+
+    Attributes:
+        untagged: familiar names that are gone.
+        deleted: ids of images, and chain ids of layers, that are gone.
+    """
+
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+class Images:
+    """The images of a store, on its datastore and in its catalog."""
+
+    def __init__(self, datastore: Datastore, catalog: Catalog) -> None:
+        self._datastore = datastore
+        self._catalog = catalog
+
+    def commit(self, image: ImageRow, references: Iterable[ReferenceRow]) -> None:
+        """Makes the image visible under these names, all of whose layers are committed.
+
+        After a crash at any instant either the image is there or it is not; of its names some may be missing.
+        """
+        references = list(references)
+        directory = layout.image_directory(image.id)
+        layers = tuple(
+            markers.ImageLayer(layer.chain_id, layer.diff_id, layer.digest, layer.media_type) for layer in image.layers
+        )
+        marker = markers.ImageMarker(image.id, image.manifest_digest, layers)
+        self._datastore.write_atomic(f"{directory}/{layout.CONFIG}", image.config)
+        self._datastore.write_atomic(f"{directory}/{layout.MANIFEST}", image.manifest)
+        self._datastore.write_atomic(f"{directory}/{layout.IMAGE_MARKER}", markers.encode(marker))
+        for reference in references:
+            self._write_reference(reference)
+        self._catalog.put_image(image, references)
+
+    def ids(self) -> list[str]:
+        """Ids of the images on the datastore, whole or not."""
+        return [f"sha256:{name}" for name in list_names(self._datastore, layout.IMAGES)]
+
+    def read(self, image_id: str) -> ImageRow:
+        """An image, from what lies on the datastore.
+
+        Raises:
+            NotFoundError: it is not there, or has no marker.
+            CorruptError: its marker, its config or its manifest is damaged.
+        """
+        directory = layout.image_directory(image_id)
+        path = f"{directory}/{layout.IMAGE_MARKER}"
+        marker = markers.decode(markers.ImageMarker, self._datastore.read_bytes(path, markers.LIMIT), path)
+        config = self._datastore.read_bytes(f"{directory}/{layout.CONFIG}", SIZE_MAX)
+        manifest = self._datastore.read_bytes(f"{directory}/{layout.MANIFEST}", SIZE_MAX)
+        if marker.id != image_id or ImageId.of(config) != image_id:
+            raise CorruptError(f"{directory}/{layout.CONFIG}: has digest {ImageId.of(config)}, not {image_id}")
+        if marker.manifest_digest is not None and not Digest(marker.manifest_digest).names(manifest):
+            raise CorruptError(f"{directory}/{layout.MANIFEST}: has another digest than {marker.manifest_digest}")
+        layers = tuple(ImageLayerRow(layer.chain_id, layer.diff_id, layer.digest, layer.media_type) for layer in marker.layers)
+        return ImageRow(image_id, marker.manifest_digest, manifest, config, layers)
+
+    def reference_paths(self) -> list[str]:
+        """Paths of the markers of names on the datastore."""
+        return [f"{layout.REFERENCES}/{name}" for name in list_names(self._datastore, layout.REFERENCES)]
+
+    def read_reference(self, path: str) -> ReferenceRow:
+        """A name, from its marker.
+
+        Raises:
+            CorruptError: the marker is damaged, or another name's.
+        """
+        marker = markers.decode(markers.ReferenceMarker, self._datastore.read_bytes(path, markers.LIMIT), path)
+        if layout.reference_file(marker.name) != path:
+            raise CorruptError(f"{path}: is the marker of {marker.name}")
+        return ReferenceRow(marker.name, marker.image_id, marker.digest)
+
+    def find(self, text: str) -> ImageRow:
+        """The image that ``text`` names: an id, a reference, or the unambiguous start of an id.
+
+        Raises:
+            NoSuchImageError: there is none.
+            InvalidError: several ids start so, or it is no reference at all.
+        """
+        image = self._by_full_id(text) or self._by_reference(text) or self._by_prefix(text)
+        if image is None:
+            raise NoSuchImageError(f"No such image: {_shown(text)}", hint="imgstore images lists those that are there")
+        return image
+
+    def name(self, image: ImageRow, new: str) -> None:
+        """Gives the image one more name, taking it from any other image.
+
+        Raises:
+            InvalidError: ``new`` is no reference, or has a digest.
+        """
+        reference = parse_reference(new)
+        if reference.digest is not None:
+            raise InvalidError(f"{new}: refusing to create a tag with a digest reference")
+        row = ReferenceRow(str(reference), image.id, None)
+        self._write_reference(row)
+        self._catalog.put_reference(row)
+
+    def remove(self, text: str, *, force: bool = False) -> Removal:
+        """Removes a name, and the image with its last one; by id, all its names and the image.
+
+        Raises:
+            NoSuchImageError: there is none.
+            InUseError: by id, and several repositories name it; ``force`` removes it all the same.
+        """
+        image = self.find(text)
+        references = self._catalog.references(image.id)
+        named = None if self._by_full_id(text) else self._reference_row(text)
+        if named is not None:
+            going = _with_digests(named, references)
+        else:
+            going = references
+            if len({_repository(row) for row in references}) > 1 and not force:
+                short = layout.hex_of(image.id)[:12]
+                raise InUseError(
+                    f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories",
+                    hint="remove it by its names, or use --force",
+                )
+        names = {row.name for row in going}
+        gone = names == {row.name for row in references}
+        if gone:
+            self._catalog.delete_image(image.id)
+            directory = layout.image_directory(image.id)
+            with contextlib.suppress(NotFoundError):
+                self._datastore.remove_file(f"{directory}/{layout.IMAGE_MARKER}")
+            with contextlib.suppress(NotFoundError):
+                self._datastore.remove_tree(directory)
+        for row in going:
+            self._catalog.delete_reference(row.name)
+            with contextlib.suppress(NotFoundError):
+                self._datastore.remove_file(layout.reference_file(row.name))
+        untagged = tuple(familiar(row.name) for row in going)
+        return Removal(untagged, (image.id,) if gone else ())
+
+    def _write_reference(self, row: ReferenceRow) -> None:
+        marker = markers.ReferenceMarker(row.name, row.image_id, row.digest)
+        self._datastore.write_atomic(layout.reference_file(row.name), markers.encode(marker))
+
+    def _by_full_id(self, text: str) -> ImageRow | None:
+        hexadecimal = text.removeprefix("sha256:")
+        return self._catalog.image(f"sha256:{hexadecimal}") if len(hexadecimal) == 64 else None
+
+    def _by_reference(self, text: str) -> ImageRow | None:
+        row = self._reference_row(text)
+        return self._catalog.image(row.image_id) if row is not None else None
+
+    def _by_prefix(self, text: str) -> ImageRow | None:
+        prefix = text.removeprefix("sha256:").lower()
+        if not prefix or not set(prefix) <= set("0123456789abcdef"):
+            return None
+        ids = self._catalog.image_ids(f"sha256:{prefix}")
+        if len(ids) > 1:
+            raise InvalidError(f"{text}: several images have an id that starts so", hint="give more of its digits")
+        return self._catalog.image(ids[0]) if ids else None
+
+    def _reference_row(self, text: str) -> ReferenceRow | None:
+        try:
+            reference = Reference.parse(text)
+        except InvalidReferenceError:
+            return None
+        if reference.digest is not None:
+            reference = reference.with_digest(reference.digest)
+        return self._catalog.reference(str(reference))
+
+
+def parse_reference(text: str) -> Reference:
+    """Parses a name.
+
+    Raises:
+        InvalidError: it is none; docker's words.
+    """
+    try:
+        return Reference.parse(text)
+    except InvalidReferenceError as error:
+        raise InvalidError(str(error)) from error
+
+
+def familiar(name: str) -> str:
+    """A canonical name as docker shows it."""
+    return Reference.parse(name).familiar
+
+
+def names_of(reference: Reference | None, image_id: str, digest: Digest | None) -> list[ReferenceRow]:
+    """The names that a pull of ``reference`` gives: the tag, and the repository with the digest that the registry served."""
+    if reference is None:
+        return []
+    rows = []
+    if reference.digest is None:
+        rows.append(ReferenceRow(str(reference), image_id, digest))
+    else:
+        digest = reference.digest
+    if digest is not None:
+        rows.append(ReferenceRow(str(reference.with_digest(digest)), image_id, digest))
+    return rows
+
+
+def _repository(row: ReferenceRow) -> str:
+    return Reference.parse(row.name).name
+
+
+def _is_digest(row: ReferenceRow) -> bool:
+    return "@" in row.name
+
+
+def _with_digests(named: ReferenceRow, references: Iterable[ReferenceRow]) -> list[ReferenceRow]:
+    """The name, and with the last tag of a repository its digests too, as docker does."""
+    siblings = [row for row in references if _repository(row) == _repository(named) and row.name != named.name]
+    if _is_digest(named) or any(not _is_digest(row) for row in siblings):
+        return [named]
+    return [named, *siblings]
+
+
+def _shown(text: str) -> str:
+    try:
+        return Reference.parse(text).familiar
+    except (InvalidReferenceError, ImgstoreError):
+        return text

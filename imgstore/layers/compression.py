@@ -1,0 +1,261 @@
+"""LayerStream: a layer blob as it comes from a registry, inflated, counted and hashed on the way.
+
+gzip (RFC 1952, several members), Zstandard (RFC 8878, several frames, skippable frames) and plain tar. The first bytes say which it is, not
+the media type. Everything is verified that the format has a checksum for. Inflating and hashing are calls of C on large buffers
+that release the GIL, so in a thread of its own (``read_ahead``) a layer inflates on one core while its tar is read on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Final
+
+import zstandard
+
+from imgstore.blocks import Bytes
+from imgstore.errors import CorruptError, NoSpaceError, UnsupportedError
+from imgstore.layers.pieces import PieceCursor
+from imgstore.layers.tar_header import BLOCK, is_header
+
+inflate: ModuleType
+try:
+    from isal import isal_zlib
+except ImportError:  # no wheels for this machine: half as fast
+    inflate = zlib
+else:
+    inflate = isal_zlib
+
+_GZIP_MAGIC: Final = b"\x1f\x8b\x08"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_OTHERS: Final = ((b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2"), (b"\x04\x22\x4d\x18", "lz4"), (b"PK\x03\x04", "zip"))
+
+PIECE_SIZE: Final = 1 << 20
+_FIRST_FEED, _LARGEST_FEED = 1 << 14, 1 << 18
+"""Compressed bytes given to the decoder at once. A member that ends gives back a copy of what it did not use, and eStargz has a member a
+file: so each begins with little."""
+
+_MAX_WINDOW: Final = 128 << 20
+"""What a decoder of Zstandard may be asked to remember; the most that ``zstd --long`` writes, and that containerd reads."""
+_MAX_ZSTD_BLOCK: Final = 128 << 10
+_BLOCKS_AT_ONCE: Final = PIECE_SIZE // _MAX_ZSTD_BLOCK
+
+
+class LayerStream:
+    """A layer's uncompressed bytes; can be iterated once.
+
+    Holds one piece, and what the decoder needs: 64 KiB for gzip, the frame's window (128 MiB at most) for Zstandard. What a small
+    input inflates to does not change that.
+
+    Attributes:
+        size: uncompressed bytes that went by.
+    """
+
+    def __init__(self, chunks: Iterable[Bytes], *, max_size: int, piece_size: int = PIECE_SIZE) -> None:
+        """Does not read yet.
+
+        Args:
+            chunks: the compressed bytes, in chunks of any length.
+            max_size: uncompressed bytes that are too many when there is one more.
+            piece_size: uncompressed bytes in a piece, about; never twice as many.
+        """
+        self._cursor = PieceCursor(chunks)
+        self._max_size = max_size
+        self._piece_size = piece_size
+        self._hash = hashlib.sha256()
+        self._started = False
+        self._finished = False
+        self.size = 0
+
+    @property
+    def diff_id(self) -> str:
+        """``sha256:`` and the digest of all uncompressed bytes.
+
+        Raises:
+            RuntimeError: the stream was not read to its end.
+        """
+        if not self._finished:
+            raise RuntimeError("LayerStream: the diff id is known only at the end")
+        return "sha256:" + self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The uncompressed bytes, in pieces.
+
+        Raises:
+            CorruptError: damaged or cut off, no layer at all, or something other than zeros comes after the end of a gzip layer.
+            UnsupportedError: another compression, or a Zstandard frame that needs too large a window.
+            NoSpaceError: more than ``max_size`` bytes.
+            RuntimeError: iterated for the second time.
+        """
+        if self._started:
+            raise RuntimeError("LayerStream: a stream can be read once")
+        self._started = True
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
+        for piece in _gathered(self._inflated(), self._piece_size):
+            self.size += len(piece)
+            if self.size > self._max_size:
+                raise NoSpaceError(f"layer has more than the {self._max_size} uncompressed bytes that it may have")
+            self._hash.update(piece)
+            yield piece
+        self._finished = True
+
+    def _inflated(self) -> Iterator[bytes]:
+        cursor = self._cursor
+        head = bytes(cursor.peek(BLOCK))
+        if not head:
+            raise CorruptError("layer is empty: it has 0 bytes")
+        if head.startswith(_GZIP_MAGIC):
+            return _gzip_pieces(cursor, self._piece_size)
+        if head.startswith(_ZSTD_MAGIC) or _is_skippable(head[:4]):
+            return _zstd_pieces(cursor)
+        if is_header(head):
+            return _plain_pieces(cursor, self._piece_size)
+        for magic, name in _OTHERS:
+            if head.startswith(magic):
+                raise UnsupportedError(f"layer is compressed with {name}; gzip, zstd and plain tar are read")
+        raise CorruptError(f"layer is neither gzip nor zstd nor tar: it begins with {head[:8].hex(' ')}")
+
+
+def _gathered(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Joins short pieces; none that comes out has ``2 * size`` bytes, if none of more than ``size`` comes in."""
+    held: list[bytes] = []
+    total = 0
+    for piece in pieces:
+        if not held and len(piece) >= size // 2:
+            yield piece
+            continue
+        held.append(piece)
+        total += len(piece)
+        if total >= size:
+            yield b"".join(held)
+            held, total = [], 0
+    if held:
+        yield b"".join(held)
+
+
+def _plain_pieces(cursor: PieceCursor, piece_size: int) -> Iterator[bytes]:
+    while run := cursor.run(piece_size):
+        yield bytes(run)
+
+
+def _gzip_pieces(cursor: PieceCursor, piece_size: int) -> Iterator[bytes]:
+    data = memoryview(b"")
+    member = 0
+    while True:
+        start = cursor.offset - len(data)
+        member += 1
+        decoder = inflate.decompressobj(wbits=31)
+        feed = _FIRST_FEED
+        while not decoder.eof:
+            if not data:
+                data = memoryview(cursor.take(_LARGEST_FEED))
+                if not data:
+                    raise CorruptError(f"gzip member {member} at byte {start}: the layer ends in the middle of it")
+            fed = data[:feed]
+            try:
+                piece = decoder.decompress(fed, piece_size)
+            except (inflate.error, zlib.error) as error:
+                raise CorruptError(f"gzip member {member} at byte {start}: {error}") from None
+            data = data[len(fed) - len(decoder.unconsumed_tail or decoder.unused_data) :]
+            feed = min(2 * feed, _LARGEST_FEED)
+            if piece:
+                yield piece
+        if len(data) < len(_GZIP_MAGIC):
+            data = memoryview(bytes(data) + bytes(cursor.take(_LARGEST_FEED)))
+        if bytes(data[:3]) != _GZIP_MAGIC:
+            _expect_zeros(cursor, data, member)
+            return
+
+
+def _expect_zeros(cursor: PieceCursor, data: memoryview, member: int) -> None:
+    """What is after the last member: nothing, or zeros, as tapes are padded and gzip(1) allows."""
+    while data:
+        if bytes(data).strip(b"\0"):
+            raise CorruptError(f"layer has something else than zeros after gzip member {member}, before byte {cursor.offset}")
+        data = cursor.run(_LARGEST_FEED)
+
+
+def _is_skippable(magic: bytes) -> bool:
+    return len(magic) == 4 and magic[1:] == b"\x2a\x4d\x18" and magic[0] & 0xF0 == 0x50
+
+
+def _zstd_pieces(cursor: PieceCursor) -> Iterator[bytes]:
+    """Decodes frame by frame.
+
+    The decoder is given whole blocks, a few at a time: a block never makes more than 128 KiB, so a small input cannot make it allocate
+    much, and the end of a frame is seen here, where python-zstandard's own readers take a frame that is cut off for a whole one.
+    """
+    context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    while True:
+        start = cursor.offset
+        magic = bytes(cursor.take(4))
+        if not magic:
+            return
+        where = f"zstd frame at byte {start}"
+        if _is_skippable(magic):
+            length = int.from_bytes(_exactly(cursor, 4, where), "little")
+            if cursor.skip(length) < length:
+                raise CorruptError(f"{where}: the layer ends in the middle of it")
+        elif magic == _ZSTD_MAGIC:
+            yield from _zstd_frame(cursor, context, where)
+        else:
+            raise CorruptError(f"{where}: begins with {magic.hex(' ')}, which is no frame's magic")
+
+
+def _zstd_frame(cursor: PieceCursor, context: zstandard.ZstdDecompressor, where: str) -> Iterator[bytes]:
+    header, has_checksum = _zstd_frame_header(cursor, where)
+    decoder = context.decompressobj(write_size=PIECE_SIZE)
+    fed = bytearray(_ZSTD_MAGIC + header)
+    blocks = 0
+    last = False
+    while not last:
+        block_header = _exactly(cursor, 3, where)
+        value = int.from_bytes(block_header, "little")
+        last, kind, length = bool(value & 1), value >> 1 & 3, value >> 3
+        if kind == 3 or length > _MAX_ZSTD_BLOCK:
+            raise CorruptError(f"{where}: has a block of type {kind} and {length} bytes")
+        fed += block_header
+        fed += _exactly(cursor, 1 if kind == 1 else length, where)
+        blocks += 1
+        if last and has_checksum:
+            fed += _exactly(cursor, 4, where)
+        if last or blocks % _BLOCKS_AT_ONCE == 0:
+            try:
+                yield decoder.decompress(fed)
+            except zstandard.ZstdError as error:
+                raise CorruptError(f"{where}: {error}") from None
+            fed = bytearray()
+    if not decoder.eof:
+        raise CorruptError(f"{where}: its last block does not end it")
+
+
+def _zstd_frame_header(cursor: PieceCursor, where: str) -> tuple[bytes, bool]:
+    """Bytes of the header after the magic, and whether a checksum ends the frame (RFC 8878, 3.1.1.1)."""
+    descriptor = _exactly(cursor, 1, where)
+    flags = descriptor[0]
+    single_segment = bool(flags & 0x20)
+    window_length = 0 if single_segment else 1
+    dictionary_length = (0, 1, 2, 4)[flags & 3]
+    content_length = (1 if single_segment else 0, 2, 4, 8)[flags >> 6]
+    rest = _exactly(cursor, window_length + dictionary_length + content_length, where)
+    if single_segment:
+        window = int.from_bytes(rest[dictionary_length:], "little")
+    else:
+        base = 1 << (10 + (rest[0] >> 3))
+        window = base + base // 8 * (rest[0] & 7)
+    if window > _MAX_WINDOW:
+        raise UnsupportedError(f"{where}: needs a window of {window} bytes, more than {_MAX_WINDOW}")
+    if any(rest[window_length : window_length + dictionary_length]):
+        raise UnsupportedError(f"{where}: needs a dictionary")
+    return descriptor + rest, bool(flags & 4)
+
+
+def _exactly(cursor: PieceCursor, count: int, where: str) -> bytes:
+    data = cursor.take(count)
+    if len(data) < count:
+        raise CorruptError(f"{where}: the layer ends in the middle of it")
+    return bytes(data)

@@ -1,0 +1,143 @@
+"""Markers: the small JSON files that make a layer, an image or a name exist.
+
+A marker is the last file written for its object: without it, the object is not there, whatever else lies on the datastore. Each carries the
+version of its form and a checksum over itself, so that a torn or edited marker is told from a whole one on any datastore.
+What they hold and where they lie is described in ``docs/reference/store-layout.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TypeVar
+
+import msgspec
+
+from imgstore.errors import CorruptError, UnsupportedError
+
+VERSION = 1
+LIMIT = 1 << 20
+"""Longest marker in bytes; an image of 127 layers needs a twentieth of it."""
+
+
+class StoreMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``store.json``: a directory is a store.
+
+    Attributes:
+        id: random, names this store in leases and logs; no disk depends on it.
+        disk_size: capacity of every image disk of this store in bytes.
+    """
+
+    id: str
+    disk_size: int
+
+
+class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The disk of a layer.
+
+    Attributes:
+        file: name of the VMDK, beside the marker.
+        size: its length in bytes.
+        cid: its content id, 8 hex digits.
+        grain_sums: file beside the marker with the CRC-32C of each grain (u32, little-endian) in the order of the file.
+        grain_sums_digest: ``sha256:…`` of that file.
+    """
+
+    file: str
+    size: int
+    cid: str
+    grain_sums: str
+    grain_sums_digest: str
+
+
+class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``layer.json``: a layer is committed.
+
+    Attributes:
+        chain_id: identifies the layer with all below it (OCI image-spec, config.md, "Layer ChainID").
+        diff_id: digest of its inflated tar.
+        parent: chain id of the layer below, or None.
+        size: bytes of the inflated tar.
+        disk: None when the layer changes nothing over its parent: then its disk is the parent's.
+    """
+
+    chain_id: str
+    diff_id: str
+    parent: str | None
+    size: int
+    disk: DiskRecord | None
+
+
+class ImageLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layer as an image names it; ``digest`` of the compressed blob, None where none is known."""
+
+    chain_id: str
+    diff_id: str
+    digest: str | None
+    media_type: str
+
+
+class ImageMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``image.json``: an image is committed. Its config and manifest lie beside it, as the registry sent them.
+
+    Attributes:
+        id: digest of ``config.json``.
+        manifest_digest: digest of ``manifest.json``; None where the source has no manifest (a docker-archive).
+    """
+
+    id: str
+    manifest_digest: str | None
+    layers: tuple[ImageLayer, ...]
+
+
+class ReferenceMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``references/<sha256 of the name>.json``: a name of an image; see ``catalog.ReferenceRow``."""
+
+    name: str
+    image_id: str
+    digest: str | None
+
+
+Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker
+M = TypeVar("M", bound=Marker)
+
+
+class _Envelope(msgspec.Struct):
+    version: int
+    checksum: str
+    content: msgspec.Raw
+
+
+def encode(marker: Marker) -> bytes:
+    """The marker's file, deterministic."""
+    content = msgspec.json.encode(marker)
+    return (
+        msgspec.json.format(msgspec.json.encode(_Envelope(VERSION, _checksum(content), msgspec.Raw(content))), indent=1) + b"\n"
+    )
+
+
+def decode(kind: type[M], data: bytes, name: str) -> M:
+    """Reads a marker's file.
+
+    Args:
+        name: path, for the errors.
+
+    Raises:
+        UnsupportedError: a newer program wrote it.
+        CorruptError: it is torn, edited, or no marker of this kind.
+    """
+    try:
+        envelope = msgspec.json.decode(data, type=_Envelope)
+        if envelope.version > VERSION:
+            raise UnsupportedError(
+                f"{name}: format version {envelope.version}, this imgstore knows up to {VERSION}", hint="upgrade imgstore"
+            )
+        content = msgspec.json.format(bytes(envelope.content), indent=-1)
+        if _checksum(content) != envelope.checksum:
+            raise CorruptError(f"{name}: checksum is {_checksum(content)}, not {envelope.checksum}")
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptError(f"{name}: {error}") from error
+
+
+def _checksum(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -1,0 +1,262 @@
+"""Pulls: the layers of one image, downloaded ahead and converted in order.
+
+Of any number of pulls that want a layer, one converts it, and the others wait for its marker; the lease ``layer-<chain id>`` decides
+which, in one process as between processes. There is no deadlock: who waits for a layer holds leases only of layers above it, and who
+holds the lowest lease waits for nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry_client.source import ImageSource
+
+from imgstore import layout
+from imgstore.catalog.catalog import Catalog
+from imgstore.disks import Disks, PreparedDisk, layer_lease
+from imgstore.downloads import CancelledError, Spool
+from imgstore.leases import Lease, Leases, wait_for
+from imgstore.markers import LayerMarker
+from imgstore.progress import ProgressEvent, ProgressSink, State
+from imgstore.registries import translate
+from imgstore.unpack import unpack
+from imgstore.vmdk.chain import Chain
+from registry_client.errors import RegistryError
+from registry_client.manifest import Descriptor
+
+CONCURRENT_DOWNLOADS = 3
+"""As many as docker has at once."""
+
+_NOTE_SECONDS = 0.2
+"""How often those who wait are told how far we are."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedLayer:
+    """A layer of the image that is pulled."""
+
+    chain_id: str
+    diff_id: str
+    parent: str | None
+    descriptor: Descriptor
+
+    @property
+    def short(self) -> str:
+        """What progress calls it: the start of the digest that the registry knows, as docker does."""
+        return layout.hex_of(self.descriptor.digest)[:12]
+
+
+class LayerPull:
+    """Brings all layers of one image into the store. Use once.
+
+    Args:
+        spool_directory: for what downloads ahead of its turn; None: the system's temporary directory.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        disks: Disks,
+        catalog: Catalog,
+        leases: Leases,
+        progress: ProgressSink,
+        spool_directory: Path | None,
+    ) -> None:
+        self._source = source
+        self._disks = disks
+        self._catalog = catalog
+        self._leases = leases
+        self._progress = progress
+        self._spool_directory = spool_directory
+
+    def run(self, layers: Sequence[WantedLayer]) -> None:
+        """Returns when every layer is committed.
+
+        Raises:
+            ImgstoreError: the first layer that failed; those below it are committed and stay.
+            KeyboardInterrupt: likewise.
+        """
+        for layer in layers:
+            self._progress(ProgressEvent(layer.short, State.PULLING, total=layer.descriptor.size))
+        existing = self._count_existing(layers)
+        for layer in layers[:existing]:
+            self._progress(ProgressEvent(layer.short, State.EXISTS))
+        if existing == len(layers):
+            return
+        with contextlib.ExitStack() as stack:
+            chains = stack.enter_context(contextlib.ExitStack())
+            chain = self._disks.open_chain([layer.chain_id for layer in layers[:existing]])
+            chains.callback(chain.close)
+            commits = stack.enter_context(_Commits(self._disks, self._catalog, self._progress))
+            workers = stack.enter_context(ThreadPoolExecutor(CONCURRENT_DOWNLOADS, thread_name_prefix="imgstore-download"))
+            downloads: deque[_Download] = deque()
+            stack.callback(_cancel, downloads)
+            for layer in layers[existing:]:
+                downloads.append(_Download(layer, self._source, self._leases, self._progress, self._spool_directory))
+                workers.submit(downloads[-1].run, self._disks)
+            while downloads:
+                chain = self._bring(downloads[0], chain, commits)
+                chains.callback(chain.close)
+                downloads.popleft()
+
+    def _count_existing(self, layers: Sequence[WantedLayer]) -> int:
+        """How many layers from the lowest up are whole; one that is damaged is converted again, and with it all above are looked at."""
+        for count, layer in enumerate(layers):
+            if self._disks.find(layer.chain_id) is None:
+                return count
+        return len(layers)
+
+    def _bring(self, download: _Download, chain: Chain, commits: _Commits) -> Chain:
+        layer = download.layer
+        found = download.ready.result()
+        if found is not None:
+            self._progress(ProgressEvent(layer.short, State.EXISTS))
+            return self._disks.open_child(chain, found)
+        disk = self._disks.prepare(layer.chain_id, chain)
+        try:
+            unpacked = unpack(download.pieces(), disk, layer.diff_id)
+            if unpacked.changed:
+                chain = disk.device.chain()
+            else:
+                disk.discard()
+            marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None)
+            commits.add(download, disk if unpacked.changed else None, marker)
+        except BaseException:
+            disk.discard()
+            raise
+        return chain
+
+
+class _Download:
+    """One layer on its way from the source to the converter."""
+
+    def __init__(
+        self, layer: WantedLayer, source: ImageSource, leases: Leases, progress: ProgressSink, spool_directory: Path | None
+    ) -> None:
+        self.layer = layer
+        self.ready: Future[LayerMarker | None] = Future()
+        """Done as soon as it is known who makes the layer: the marker if someone else did, None if we are to."""
+        self._source = source
+        self._leases = leases
+        self._progress = progress
+        self._spool = Spool(spool_directory, f"layer {layer.descriptor.digest}")
+        self._stopped = threading.Event()
+        self._converting = False
+        self._lease: Lease | None = None
+        self._noted = 0.0
+
+    def run(self, disks: Disks) -> None:
+        """Waits for the lease, then downloads unless the layer is there by now. Errors go to who reads."""
+        try:
+            if self._stopped.is_set():
+                raise CancelledError
+            self._lease = wait_for(self._leases, layer_lease(self.layer.chain_id), waiting=self._show_other)
+            found = disks.find(self.layer.chain_id)
+            self.ready.set_result(found)
+            if found is not None:
+                self.release()
+                return
+            with contextlib.closing(self._source.open_blob(self.layer.descriptor)) as blob:
+                done = 0
+                for piece in blob:
+                    self._spool.write(piece)
+                    done += len(piece)
+                    if not self._converting:
+                        self._tell(State.DOWNLOADING, done)
+            self._spool.finish()
+        except BaseException as error:
+            reason = translate(error) if isinstance(error, RegistryError) else error
+            if not self.ready.done():
+                self.ready.set_exception(reason)
+            self._spool.finish(reason)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The blob, in pieces, as it arrives."""
+        self._converting = True
+        done = 0
+        self._tell(State.CONVERTING, done)
+        with contextlib.closing(self._spool):
+            for piece in self._spool:
+                yield piece
+                done += len(piece)
+                self._tell(State.CONVERTING, done)
+
+    def release(self) -> None:
+        """Lets others have the layer."""
+        if self._lease is not None:
+            self._lease.release()
+
+    def cancel(self) -> None:
+        """Ends the download, wherever it is."""
+        self._stopped.set()
+        self._spool.close()
+        self.release()
+
+    def _tell(self, state: State, done: int) -> None:
+        total = self.layer.descriptor.size
+        self._progress(ProgressEvent(self.layer.short, state, done, total))
+        now = time.monotonic()
+        if self._lease is not None and now - self._noted > _NOTE_SECONDS:
+            self._noted = now
+            self._lease.note({"state": state.value, "current": done, "total": total})
+
+    def _show_other(self, note: dict[str, Any]) -> None:
+        if self._stopped.is_set():
+            raise CancelledError
+        try:
+            event = ProgressEvent(self.layer.short, State(note["state"]), int(note["current"]), int(note["total"]))
+        except (KeyError, ValueError, TypeError):
+            event = ProgressEvent(self.layer.short, State.WAITING)
+        self._progress(event)
+
+
+def _cancel(downloads: Iterable[_Download]) -> None:
+    for download in downloads:
+        download.cancel()
+
+
+class _Commits:
+    """Commits disks in the background, in order, while the next layer is converted.
+
+    Leaving the ``with`` block waits for all commits, and raises what the first failed one raised. A layer above a failed one is discarded.
+    """
+
+    def __init__(self, disks: Disks, catalog: Catalog, progress: ProgressSink) -> None:
+        self._disks = disks
+        self._catalog = catalog
+        self._progress = progress
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="imgstore-commit")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _Commits:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._worker.shutdown(wait=True)
+        if kind is None and self._last is not None:
+            self._last.result()
+
+    def add(self, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
+        """Commits the disk after those that were added before."""
+        self._last = self._worker.submit(self._commit, self._last, download, disk, marker)
+
+    def _commit(self, before: Future[None] | None, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
+        try:
+            if before is not None:
+                before.result()
+            self._catalog.put_layer(self._disks.commit(disk, marker))
+        except BaseException:
+            if disk is not None:
+                disk.discard()
+            raise
+        finally:
+            download.release()
+        self._progress(ProgressEvent(download.layer.short, State.COMPLETE))

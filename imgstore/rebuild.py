@@ -1,0 +1,84 @@
+"""Rebuild: the catalog made again from what lies on the datastore."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgstore.catalog.catalog import Catalog, ImageRow, LayerRow, ReferenceRow
+from imgstore.disks import Disks, layer_row
+from imgstore.errors import CorruptError, ImgstoreError, NotFoundError
+from imgstore.images import Images
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildReport:
+    """What a rebuild found.
+
+    Attributes:
+        images: how many are whole.
+        disks: how many layers have a disk.
+        left_out: what was not taken into the catalog, and why, a sentence each; it stays on the datastore.
+    """
+
+    images: int
+    disks: int
+    left_out: tuple[str, ...]
+
+
+def rebuild(catalog: Catalog, disks: Disks, images: Images) -> RebuildReport:
+    """Puts into the catalog exactly what lies whole on the datastore.
+
+    A layer counts as whole when its marker is, its disk has the length that the marker says, and so for all layers below it; an
+    image when all its layers do. One that is not never hides the others. Nothing on the datastore is changed.
+
+    Raises:
+        UnsupportedError: a newer imgstore wrote a part of it.
+    """
+    left_out: list[str] = []
+    layers = _whole_layers(disks, left_out)
+    image_rows: dict[str, ImageRow] = {}
+    for image_id in images.ids():
+        try:
+            row = images.read(image_id)
+        except (CorruptError, NotFoundError) as error:
+            left_out.append(f"image {image_id}: {error}")
+            continue
+        missing = next((layer.chain_id for layer in row.layers if layer.chain_id not in layers), None)
+        if missing is None:
+            image_rows[image_id] = row
+        else:
+            left_out.append(f"image {image_id}: its layer {missing} is missing or damaged")
+    references = _references(images, image_rows, left_out)
+    catalog.replace_all(list(layers.values()), list(image_rows.values()), references)
+    return RebuildReport(len(image_rows), sum(layer.disk is not None for layer in layers.values()), tuple(left_out))
+
+
+def _whole_layers(disks: Disks, left_out: list[str]) -> dict[str, LayerRow]:
+    found = {}
+    for chain_id in disks.chain_ids():
+        marker = disks.find(chain_id)
+        if marker is None:
+            left_out.append(f"layer {chain_id}: its marker is missing or damaged, or its disk has another length")
+        else:
+            found[chain_id] = layer_row(marker)
+    whole = dict(found)
+    while lost := [row for row in whole.values() if row.parent is not None and row.parent not in whole]:
+        for row in lost:
+            left_out.append(f"layer {row.chain_id}: its parent {row.parent} is missing or damaged")
+            del whole[row.chain_id]
+    return whole
+
+
+def _references(images: Images, known: dict[str, ImageRow], left_out: list[str]) -> list[ReferenceRow]:
+    rows = []
+    for path in images.reference_paths():
+        try:
+            row = images.read_reference(path)
+        except ImgstoreError as error:
+            left_out.append(str(error))
+            continue
+        if row.image_id in known:
+            rows.append(row)
+        else:
+            left_out.append(f"reference {row.name}: its image {row.image_id} is missing or damaged")
+    return rows

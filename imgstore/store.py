@@ -1,0 +1,605 @@
+"""ImageStore: one method for each thing a user can ask of a store. The command line and the API endpoint are its faces.
+
+::
+
+    with ImageStore.open("/var/lib/imgstore") as store:
+        pulled = store.pull("harbor.example/library/app:1")
+        print(store.disk_paths(pulled.reference)[-1])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from registry_client.source import ImageSource, open_source
+
+from imgstore import gc, layout, markers
+from imgstore.blocks import GRAIN, Bytes
+from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
+from imgstore.changes import FileType
+from imgstore.check import Finding, check_store
+from imgstore.datastores.datastore import Datastore
+from imgstore.datastores.local import LocalDatastore
+from imgstore.datastores.memory import MemoryDatastore
+from imgstore.disks import Disks
+from imgstore.errors import AlreadyExistsError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.ext4.format import MAXIMUM_SIZE, MINIMUM_SIZE
+from imgstore.ext4.reader import FileStatus, FileSystem
+from imgstore.images import Images, Removal, familiar, names_of
+from imgstore.layers.tar_writer import write_tar
+from imgstore.leases import FileLeases, Leases, MemoryLeases, held, wait_for
+from imgstore.progress import ProgressEvent, ProgressSink, State, ignore
+from imgstore.pulls import LayerPull, WantedLayer
+from imgstore.rebuild import RebuildReport, rebuild
+from imgstore.registries import translated
+from imgstore.vmdk.chain import Chain
+from registry_client.image_config import ImageConfig, parse_image_config
+from registry_client.options import Options
+from registry_client.platform import Platform, choose
+
+DEFAULT_DISK_SIZE = 32 << 30
+"""Capacity of a store's disks in bytes unless told otherwise; what is not used takes no space."""
+
+_CATALOG = "catalog.sqlite3"
+_LEASES = ".leases"
+_NAMES = "names"
+"""Lease of who changes which image has which name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of an image.
+
+    Attributes:
+        chain_id: identifies it with all below it.
+        diff_id: digest of its inflated tar.
+        digest: of the compressed blob, or None where no registry served one.
+        disk: path of its disk, or None when it changes nothing.
+        size: bytes that its disk has on the datastore.
+    """
+
+    chain_id: str
+    diff_id: str
+    digest: str | None
+    disk: str | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of the store.
+
+    Attributes:
+        id: digest of its config.
+        references: its names with a tag, as docker shows them.
+        digests: its names with a digest.
+        size: bytes of the disks of its layers, those that it shares included.
+        layers: lowest first.
+        config: the OCI image configuration.
+    """
+
+    id: str
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    created: datetime | None
+    os: str
+    architecture: str
+    variant: str
+    size: int
+    layers: tuple[Layer, ...]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryItem:
+    """One step of an image's making; ``empty`` if it made no layer, else ``size`` counts the bytes of its disk."""
+
+    created: datetime | None
+    created_by: str
+    size: int
+    comment: str
+    empty: bool
+    chain_id: str | None
+
+
+class PullStatus(enum.Enum):
+    """Whether a pull brought something."""
+
+    DOWNLOADED = "Downloaded newer image"
+    UP_TO_DATE = "Image is up to date"
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """What a pull brought.
+
+    Attributes:
+        reference: under what it can be found: the canonical name, or the image id if the source gives none.
+        digest: of what the registry served under the name, or None.
+    """
+
+    reference: str
+    image: Image
+    status: PullStatus
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUsage:
+    """Bytes that the disks of an image take on the datastore; ``shared`` are also other images', ``unique`` are not."""
+
+    id: str
+    references: tuple[str, ...]
+    size: int
+    shared: int
+    unique: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes on the datastore.
+
+    Attributes:
+        disks: number of layer disks.
+        disk_bytes: what these take, each counted once.
+        staged_bytes: what disks that are being made take, and leftovers of those that were not finished.
+        free_bytes: what is left there, or None if nobody knows.
+        capacity: size of each disk as a guest sees it.
+    """
+
+    images: tuple[ImageUsage, ...]
+    disks: int
+    disk_bytes: int
+    scratch_bytes: int
+    catalog_bytes: int
+    staged_bytes: int
+    free_bytes: int | None
+    capacity: int
+
+
+class ImageStore:
+    """A store: images, and the disks that show them. Make one with `open` or `create`; several processes may use one directory.
+
+    Methods raise ImgstoreErrors only; which kinds mean what is in ``docs/reference/errors.md``. They may be called from several threads.
+    """
+
+    def __init__(self, datastore: Datastore, catalog: Catalog, leases: Leases, disk_size: int, directory: Path | None) -> None:
+        self._datastore = datastore
+        self._catalog = catalog
+        self._leases = leases
+        self._directory = directory
+        self._disks = Disks(datastore, leases, disk_size)
+        self._images = Images(datastore, catalog)
+
+    @classmethod
+    def open(cls, location: str, *, create: bool = True) -> Self:
+        """Opens the store at ``location``.
+
+        Args:
+            location: a directory, ``file://`` or ``osfs://`` with one, or ``mem://`` for a store that vanishes with this object.
+            create: make it, with the default disk size, if there is none; the directory must be missing or empty then.
+
+        Raises:
+            NotFoundError: there is none, and ``create`` is False.
+            InvalidError: the directory holds something else.
+            UnsupportedError: a newer imgstore made it, or no datastore of ours is reached that way.
+        """
+        return cls._open(location, disk_size=DEFAULT_DISK_SIZE if create else None)
+
+    @classmethod
+    def create(cls, location: str, *, disk_size: int = DEFAULT_DISK_SIZE) -> Self:
+        """Makes a store.
+
+        Args:
+            disk_size: capacity of all its disks in bytes, for good: a multiple of 64 KiB, at least 64 MiB.
+
+        Raises:
+            AlreadyExistsError: there is one.
+            InvalidError: the directory holds something else, or the size is none.
+        """
+        check_disk_size(disk_size)
+        return cls._open(location, disk_size=disk_size, exclusive=True)
+
+    @classmethod
+    def _open(cls, location: str, *, disk_size: int | None, exclusive: bool = False) -> Self:
+        directory = _directory_of(location)
+        if directory is None:
+            store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), disk_size or DEFAULT_DISK_SIZE, None)
+            store.rebuild()
+            return store
+        if not (directory / layout.STORE).exists():
+            if disk_size is None:
+                raise NotFoundError(f"{directory}: there is no store", hint="imgstore init makes one")
+            _make_store(directory, disk_size)
+        elif exclusive:
+            raise AlreadyExistsError(f"{directory}: there is a store already")
+        datastore = LocalDatastore(directory)
+        try:
+            path = f"{directory}/{layout.STORE}"
+            marker = markers.decode(markers.StoreMarker, datastore.read_bytes(layout.STORE, markers.LIMIT), path)
+            store = cls(datastore, Catalog(directory / _CATALOG), FileLeases(directory / _LEASES), marker.disk_size, directory)
+        except BaseException:
+            datastore.close()
+            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(store.close)
+            if not store._catalog.is_current():
+                store.rebuild()
+            undo.pop_all()
+        return store
+
+    def close(self) -> None:
+        """Gives everything back. The store is unusable afterwards; a second call does nothing."""
+        self._catalog.close()
+        self._datastore.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        self.close()
+
+    def pull(self, reference: str, *, platform: str | None = None, progress: ProgressSink = ignore) -> PullResult:
+        """Brings an image into the store, and gives it its name.
+
+        Layers that are there already are not fetched; an image that is there costs one request. What other pulls, in this process or
+        another, are converting is waited for. After an error or an interrupt nothing new is visible; converted layers stay, and the
+        next pull goes on from there.
+
+        Args:
+            reference: ``alpine``, ``docker://host/name:tag``, ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE``.
+            platform: ``os/arch[/variant]``; None: Linux on this machine's architecture.
+            progress: told what happens; called from several threads.
+
+        Raises:
+            InvalidError, NotFoundError, DeniedError, UnavailableError, UnsupportedError: as the source says.
+            CorruptError: what came is not what its digest says, or breaks its format.
+            NoSpaceError: it does not fit a disk of this store, or not the datastore.
+        """
+        with contextlib.ExitStack() as stack, translated():
+            wanted = None if platform is None else Platform.parse(platform)
+            source = open_source(reference, self._options(progress))
+            stack.callback(source.close)
+            progress(ProgressEvent("", message=f"Pulling {source.name}"))
+            return self._pull(source, wanted, progress)
+
+    def pull_all_tags(
+        self, reference: str, *, platform: str | None = None, progress: ProgressSink = ignore
+    ) -> Iterator[PullResult]:
+        """Pulls every tag of a repository, one after the other; signatures and the like, which are no images, are left out.
+
+        Raises:
+            InvalidError: the reference names a tag or digest, or no registry.
+            Otherwise what `pull` raises; what came before stays.
+        """
+        with contextlib.ExitStack() as stack, translated():
+            source = open_source(reference, self._options(progress))
+            stack.callback(source.close)
+            if source.reference is None or reference.startswith(("oci", "docker-archive")):
+                raise InvalidError(f"{reference}: all tags can be pulled from a registry only")
+            repository = source.reference
+            if set(":@") & set(reference.rpartition("/")[2]):
+                raise InvalidError(f"{reference}: tag can't be used with --all-tags/-a")
+            tags = source.tags()
+        for tag in tags:
+            yield self.pull(str(repository.with_tag(tag)), platform=platform, progress=progress)
+
+    def images(self) -> list[Image]:
+        """All images, newest first."""
+        layers = {row.chain_id: row for row in self._catalog.layers()}
+        images = [self._image(row, layers) for row in self._catalog.images()]
+        return sorted(images, key=lambda image: (image.created is not None and image.created.timestamp(), image.id), reverse=True)
+
+    def image(self, reference: str) -> Image:
+        """The image that ``reference`` names: a name, an id, or the unambiguous start of an id.
+
+        Raises:
+            NotFoundError: there is none.
+            InvalidError: it is no reference, or several ids start so.
+        """
+        return self._image(self._images.find(reference))
+
+    def history(self, reference: str) -> list[HistoryItem]:
+        """How the image was made, newest step first. Raises what `image` raises."""
+        image = self.image(reference)
+        layers = iter(image.layers)
+        items = []
+        for step in _config_of(self._images.find(image.id)).history:
+            layer = None if step.empty_layer else next(layers, None)
+            chain_id, size = (None, 0) if layer is None else (layer.chain_id, layer.size)
+            items.append(HistoryItem(step.created, step.created_by, size, step.comment, step.empty_layer, chain_id))
+        items.extend(HistoryItem(None, "", layer.size, "", False, layer.chain_id) for layer in layers)  # more layers than steps
+        return items[::-1]
+
+    def tag(self, reference: str, new: str) -> None:
+        """Gives an image one more name, taking the name from any other image.
+
+        Raises:
+            NotFoundError: there is no image ``reference``.
+            InvalidError: ``new`` is no name, or has a digest.
+        """
+        with held(self._leases, _NAMES):
+            self._images.name(self._images.find(reference), new)
+
+    def remove(self, reference: str, *, force: bool = False) -> Removal:
+        """Removes a name; with its last name the image, and the layers that no other image has.
+
+        Layers that a running pull needs stay, and go with the next removal.
+
+        Args:
+            force: remove by id an image that several repositories name.
+
+        Raises:
+            NotFoundError: there is none.
+            InUseError: several repositories name it.
+        """
+        with held(self._leases, _NAMES):
+            removal = self._images.remove(reference, force=force)
+        layers = gc.collect(self._disks, self._catalog, self._leases) if removal.deleted else []
+        return Removal(removal.untagged, (*removal.deleted, *layers))
+
+    def disk_paths(self, reference: str) -> list[str]:
+        """Paths of the disks of the image's chain, scratch first, its top disk last.
+
+        On a local datastore they are absolute and can be given to a hypervisor, read-only; else they are paths on the datastore.
+        """
+        with self._chain(reference) as chain:
+            return [self._shown(file.path) for file in chain.files]
+
+    def status(self, reference: str, path: str | bytes) -> FileStatus:
+        """What the file system of the image says of a file; a symbolic link is not followed.
+
+        Raises:
+            NotFoundError: no such image, or no such file in it.
+        """
+        with self._file_system(reference) as file_system:
+            return file_system.status(file_system.lookup(_inside(path)))
+
+    def list_directory(self, reference: str, path: str | bytes) -> list[tuple[bytes, FileStatus]]:
+        """The entries of a directory of the image, by name; a file that is no directory gives itself.
+
+        Raises:
+            NotFoundError: no such image, or no such file in it.
+        """
+        with self._file_system(reference) as file_system:
+            inside = _inside(path)
+            node = file_system.lookup(inside)
+            status = file_system.status(node)
+            if status.type is not FileType.DIRECTORY:
+                return [(inside, status)]
+            return [
+                (name, file_system.status(file_system.node(number)))
+                for name, number, _ in sorted(file_system.list_directory(node))
+            ]
+
+    def read_file(self, reference: str, path: str | bytes) -> Iterator[Bytes]:
+        """The content of a regular file of the image, in pieces of at most a MiB; the image stays open as long as it is read.
+
+        Raises:
+            NotFoundError: no such image, or no such file in it.
+            InvalidError: it is no regular file.
+        """
+        with self._file_system(reference) as file_system:
+            node = file_system.lookup(_inside(path))
+            if file_system.status(node).type is not FileType.REGULAR:
+                raise InvalidError(f"{_text(path)}: is not a regular file")
+            yield from file_system.read_file(node)
+
+    def export(self, reference: str, out: BinaryIO) -> None:
+        """Writes the image's whole file tree as a tar: POSIX with PAX records, names sorted, the same bytes each time."""
+        with self._file_system(reference) as file_system:
+            write_tar((change for change in file_system.changes() if change.path), out.write)
+
+    def check(self, *, read_data: bool = False) -> Iterator[Finding]:
+        """Looks at catalog, markers, disks, chains and file systems, and changes nothing; no finding means all is well.
+
+        Args:
+            read_data: read all data too, and compare them with their checksums.
+        """
+        return check_store(self._datastore, self._catalog, self._disks, self._images, read_data=read_data)
+
+    def usage(self) -> Usage:
+        """What takes how much space on the datastore, from the blocks that the file system counts."""
+        layers = {row.chain_id: row for row in self._catalog.layers()}
+        sizes = {row.chain_id: self._usage(row.disk) for row in layers.values() if row.disk is not None}
+        rows = self._catalog.images()
+        users = Counter(chain_id for row in rows for chain_id in {layer.chain_id for layer in row.layers})
+        images = []
+        for row in rows:
+            mine = [chain_id for chain_id in {layer.chain_id for layer in row.layers} if chain_id in sizes]
+            size = sum(sizes[chain_id] for chain_id in mine)
+            unique = sum(sizes[chain_id] for chain_id in mine if users[chain_id] == 1)
+            images.append(ImageUsage(row.id, self._names(row.id)[0], size, size - unique, unique))
+        disk_bytes = sum(sizes.values())
+        scratch = self._usage(layout.SCRATCH)
+        free = None if self._directory is None else shutil.disk_usage(self._directory).free
+        catalog = sum(file.stat().st_size for file in self._directory.glob(f"{_CATALOG}*")) if self._directory else 0
+        return Usage(
+            images=tuple(images),
+            disks=len(sizes),
+            disk_bytes=disk_bytes,
+            scratch_bytes=scratch,
+            catalog_bytes=catalog,
+            staged_bytes=max(0, self._usage(layout.DISKS) - disk_bytes - scratch),
+            free_bytes=free,
+            capacity=self._disks.capacity,
+        )
+
+    def rebuild(self) -> RebuildReport:
+        """Makes the catalog again from what lies whole on the datastore, and removes what interrupted work left there."""
+        with held(self._leases, _NAMES):
+            self._tidy()
+            return rebuild(self._catalog, self._disks, self._images)
+
+    def _pull(self, source: ImageSource, platform: Platform | None, progress: ProgressSink) -> PullResult:
+        known = self._up_to_date(source, platform)
+        if known is not None:
+            return known
+        image = source.resolve(platform)
+        image_id, digest = str(image.config.image_id), image.digest
+        wanted = [
+            WantedLayer(chain_id, diff_id, parent, descriptor)
+            for chain_id, diff_id, parent, descriptor in zip(
+                image.config.chain_ids,
+                image.config.diff_ids,
+                (None, *image.config.chain_ids),
+                image.layers,
+                strict=False,  # the lowest layer has no parent: one more of these
+            )
+        ]
+        with contextlib.ExitStack() as stack:
+            for layer in wanted:
+                lease = wait_for(self._leases, gc.use_lease(layer.chain_id), shared=True)
+                stack.callback(lease.release)
+            self._tidy()
+            known_before = self._catalog.image(image_id) is not None
+            LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory).run(wanted)
+            row = ImageRow(
+                id=image_id,
+                manifest_digest=None if image.manifest_document is None else str(image.manifest_document.digest),
+                manifest=b"" if image.manifest_document is None else image.manifest_document.data,
+                config=image.config.raw,
+                layers=tuple(
+                    ImageLayerRow(layer.chain_id, layer.diff_id, layer.descriptor.digest, layer.descriptor.media_type)
+                    for layer in wanted
+                ),
+            )
+            with held(self._leases, _NAMES):
+                self._images.commit(row, names_of(source.reference, image_id, digest))
+        status = PullStatus.UP_TO_DATE if known_before else PullStatus.DOWNLOADED
+        name = image_id if source.reference is None else str(source.reference)
+        return PullResult(name, self._image(row), status, digest)
+
+    def _up_to_date(self, source: ImageSource, platform: Platform | None) -> PullResult | None:
+        """The image that has the source's name already, if the source still means that one: one request tells."""
+        if source.reference is None:
+            return None
+        reference = source.reference if source.reference.digest is None else source.reference.with_digest(source.reference.digest)
+        row = self._catalog.reference(str(reference))
+        image = None if row is None else self._catalog.image(row.image_id)
+        if row is None or image is None or row.digest is None:
+            return None
+        if choose(platform or Platform.host(), [_config_of(image).platform]) is None or source.digest() != row.digest:
+            return None
+        return PullResult(row.name, self._image(image), PullStatus.UP_TO_DATE, row.digest)
+
+    def _options(self, progress: ProgressSink) -> Options:
+        def on_retry(message: str, delay: float) -> None:
+            progress(ProgressEvent("", State.RETRYING, message=f"{message}; trying again in {delay:.0f} s"))
+
+        return Options(on_retry=on_retry, spool_directory=self._directory)
+
+    def _tidy(self) -> None:
+        """Removes what interrupted work left: stagings without an owner, and layers without a marker that nobody is making."""
+        self._datastore.sweep()
+        known = {row.chain_id for row in self._catalog.layers()} if self._catalog.is_current() else set()
+        for chain_id in set(self._disks.chain_ids()) - known:
+            self._disks.remove_unfinished(chain_id)
+
+    def _image(self, row: ImageRow, layers: Mapping[str, LayerRow] | None = None) -> Image:
+        config = _config_of(row)
+        found = []
+        for layer in row.layers:
+            stored = self._catalog.layer(layer.chain_id) if layers is None else layers.get(layer.chain_id)
+            path, size = (None, 0) if stored is None or stored.disk is None else (self._shown(stored.disk), stored.disk_size)
+            found.append(Layer(layer.chain_id, layer.diff_id, layer.digest, path, size))
+        references, digests = self._names(row.id)
+        return Image(
+            id=row.id,
+            references=references,
+            digests=digests,
+            created=config.created,
+            os=config.platform.os,
+            architecture=config.platform.architecture,
+            variant=config.platform.variant,
+            size=sum(layer.size for layer in {layer.chain_id: layer for layer in found}.values()),
+            layers=tuple(found),
+            config=config.values,
+        )
+
+    def _names(self, image_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        names = [familiar(row.name) for row in self._catalog.references(image_id)]
+        return tuple(name for name in names if "@" not in name), tuple(name for name in names if "@" in name)
+
+    @contextlib.contextmanager
+    def _chain(self, reference: str) -> Iterator[Chain]:
+        image = self._images.find(reference)
+        with self._disks.open_chain([layer.chain_id for layer in image.layers]) as chain:
+            yield chain
+
+    @contextlib.contextmanager
+    def _file_system(self, reference: str) -> Iterator[FileSystem]:
+        with self._chain(reference) as chain:
+            yield FileSystem(chain)
+
+    def _shown(self, path: str) -> str:
+        local = self._datastore.local_path(path)
+        return path if local is None else str(local)
+
+    def _usage(self, path: str) -> int:
+        try:
+            return self._datastore.usage(path)
+        except NotFoundError:
+            return 0
+
+
+def check_disk_size(size: int) -> None:
+    """Raises InvalidError unless disks of ``size`` bytes can be made."""
+    if not MINIMUM_SIZE <= size <= MAXIMUM_SIZE or size % GRAIN:
+        raise InvalidError(f"disk size {size}: must be a multiple of {GRAIN} bytes from {MINIMUM_SIZE} to {MAXIMUM_SIZE}")
+
+
+def _directory_of(location: str) -> Path | None:
+    """The directory of a store, or None for one in memory."""
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        if not location:
+            raise InvalidError("store: its directory has no name")
+        return Path(location).absolute()
+    if scheme == "mem":
+        return None
+    if scheme in ("file", "osfs"):
+        return Path(rest).absolute()
+    raise UnsupportedError(f"{location}: a store is a directory, file://, osfs:// or mem://; {scheme}:// is none of them")
+
+
+def _make_store(directory: Path, disk_size: int) -> None:
+    """Makes the directory a store by its marker: the rest is made when it is needed, so that a crash leaves a store or nothing."""
+    try:
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        strangers = [entry.name for entry in directory.iterdir() if not entry.name.startswith(f".{layout.STORE}")]
+    except OSError as error:
+        raise InvalidError(f"{directory}: cannot be a store: {error.strerror}") from error
+    if strangers:
+        raise InvalidError(
+            f"{directory}: is not a store (it has no {layout.STORE}), and not empty: {sorted(strangers)[0]} is in it",
+            hint="name another directory with --store, or with IMGSTORE_STORE",
+        )
+    marker = markers.encode(markers.StoreMarker(str(uuid.uuid4()), disk_size))
+    with LocalDatastore(directory) as datastore:
+        datastore.write_atomic(layout.STORE, marker)
+
+
+def _config_of(row: ImageRow) -> ImageConfig:
+    with translated():
+        return parse_image_config(row.config, f"image {row.id}")
+
+
+def _inside(path: str | bytes) -> bytes:
+    """A path as a user types it, in the normal form of ``changes``; ``..`` stays inside the image."""
+    given = os.fsencode(path)
+    return os.path.normpath(b"/" + given).lstrip(b"/")
+
+
+def _text(path: str | bytes) -> str:
+    return os.fsdecode(path)

@@ -1,0 +1,61 @@
+"""Unpack: a layer blob becomes a committed disk under its chain id.
+
+The blob streams through once: inflated and hashed in one thread, read as tar and applied to the file system in this one, written in a third.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from imgstore.disks import PreparedDisk
+from imgstore.errors import CorruptError
+from imgstore.ext4.writer import LayerWriter
+from imgstore.layers.compression import LayerStream
+from imgstore.layers.read_ahead import read_ahead
+from imgstore.layers.tar_reader import read_changes
+
+_PIECES_AHEAD = 3
+"""Inflated pieces between the thread that inflates and the one that applies; each is about a MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What became of a blob.
+
+    Attributes:
+        size: bytes of the inflated tar.
+        changed: False when the layer changes nothing over its parent; the prepared disk is then to be discarded.
+    """
+
+    size: int
+    changed: bool
+
+
+def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str) -> Unpacked:
+    """Applies the layer in ``blob`` to the file system on ``disk``.
+
+    On any error the disk is unusable and must be discarded; nothing of it was visible.
+
+    Args:
+        blob: compressed or plain, in pieces; its own digest is checked by who gives it.
+        disk: fresh; its device shows the parent's file system.
+        diff_id: what the digest of the inflated tar must be.
+
+    Raises:
+        CorruptError: the stream is damaged, or its diff id is another.
+        InvalidError: the layer cannot be applied.
+        NoSpaceError: it does not fit the disk, or the disk not the datastore.
+    """
+    capacity = disk.device.size
+    stream = LayerStream(blob, max_size=capacity)
+    writer = LayerWriter(disk.device)
+    with contextlib.closing(read_ahead(stream, _PIECES_AHEAD, name="imgstore-inflate")) as pieces:
+        for change in read_changes(pieces, capacity=capacity):
+            writer.apply(change)
+    if stream.diff_id != diff_id:
+        raise CorruptError(
+            f"layer {diff_id}: the inflated tar has digest {stream.diff_id}, not the diff id of the image's config"
+        )
+    return Unpacked(stream.size, writer.finish().changed)

@@ -1,0 +1,124 @@
+"""Images in an OCI image layout: a directory, or a tar of one.
+
+Source: OCI image-spec image-layout.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import PurePath
+
+from registry_client import media_types
+from registry_client.blobs import BlobStream, read_blob
+from registry_client.digest import Digest
+from registry_client.errors import InvalidError, InvalidReferenceError, MalformedError, NotFoundError, UnsupportedError
+from registry_client.files import Files, read_file
+from registry_client.image import Document, Image, ImageResolver
+from registry_client.manifest import Descriptor, Index, check_document_size, parse_manifest
+from registry_client.platform import Platform
+from registry_client.reference import Reference, is_tag
+from registry_client.strict_json import SIZE_MAX, parse_object
+
+REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
+_LAYOUT_SIZE_MAX = 4096
+_NAMES_SHOWN = 20
+
+
+class LayoutSource:
+    """An ImageSource for one image of a layout.
+
+    Attributes:
+        name: ``oci:DIR:TAG`` as typed, without a trailing slash.
+        reference: the image's name as the layout's annotations give it. Where they give a bare tag, the name of the directory
+            or archive stands before it: tag ``latest`` in ``images/three-layers`` is ``three-layers:latest``. None where that
+            makes no valid reference.
+    """
+
+    def __init__(self, name: str, path: PurePath, files: Files, tag: str | None) -> None:
+        """Reads ``oci-layout`` and ``index.json``.
+
+        Args:
+            tag: the annotation ``org.opencontainers.image.ref.name`` of the image wanted; None if there is but one.
+
+        Raises:
+            NotFoundError: no layout here, or no such tag.
+            InvalidError: no tag was given, but there are several images.
+            MalformedError: a document breaks its specification.
+        """
+        self.name = name
+        self._files = files
+        self._path = path
+        try:
+            marker = parse_object(read_file(files, "oci-layout", _LAYOUT_SIZE_MAX), f"{path}/oci-layout")
+        except NotFoundError:
+            raise NotFoundError(f"{path}: not an OCI image layout (it has no file oci-layout)") from None
+        version = marker.string("imageLayoutVersion")
+        if not version.startswith("1."):
+            raise UnsupportedError(f"{path}: OCI image layout of version {version[:40]!r}, not 1.x")
+        self._index = self._read_index()
+        self._entries = self._select(tag)
+        self.reference = _reference_of(self._entries[0], path)
+
+    def resolve(self, platform: Platform | None) -> Image:
+        """See ImageSource."""
+        resolver = ImageResolver(lambda descriptor: read_blob(self.open_blob(descriptor)), self.name, platform)
+        if len(self._entries) > 1:
+            return resolver.choose(Index(media_types.OCI_INDEX, tuple(self._entries)), None)
+        entry = self._entries[0]
+        check_document_size(entry, self.name)
+        root = Document(read_blob(self.open_blob(entry)), entry.media_type, entry.digest)
+        return resolver.resolve(root)
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
+        """See ImageSource."""
+        return BlobStream(descriptor, lambda start: self._files.open(_blob_path(descriptor.digest), start), offset=offset)
+
+    def tags(self) -> list[str]:
+        """The names that the layout gives to its images."""
+        names = (entry.annotations.get(REF_NAME, "") for entry in self._index.manifests)
+        return [name for name in dict.fromkeys(names) if is_tag(name)]
+
+    def close(self) -> None:
+        """See ImageSource."""
+        self._files.close()
+
+    def _read_index(self) -> Index:
+        what = f"{self._path}/index.json"
+        index = parse_manifest(read_file(self._files, "index.json", SIZE_MAX), media_types.OCI_INDEX, what)
+        if not isinstance(index, Index):
+            raise MalformedError(f"{what}: not an index")
+        return index
+
+    def _select(self, tag: str | None) -> list[Descriptor]:
+        """The entries for the tag. Several of one name are the platforms of one image."""
+        entries = [entry for entry in self._index.manifests if not entry.is_attestation]
+        names = sorted({_name_of(entry) for entry in entries})
+        if tag is not None:
+            entries = [
+                entry for entry in entries if tag in (entry.annotations.get(REF_NAME), entry.annotations.get(CONTAINERD_NAME))
+            ]
+        if not entries:
+            there = f" (there are: {', '.join(names[:_NAMES_SHOWN])})" if names else ", it is empty"
+            raise NotFoundError(f"{self._path}: no image {tag!r}{there}" if tag else f"{self._path}: holds no image")
+        if len({_name_of(entry) for entry in entries}) > 1:
+            raise InvalidError(f"{self._path}: holds several images, say which: {', '.join(names[:_NAMES_SHOWN])}")
+        return entries
+
+
+def _blob_path(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def _name_of(entry: Descriptor) -> str:
+    return entry.annotations.get(REF_NAME) or entry.annotations.get(CONTAINERD_NAME) or ""
+
+
+def _reference_of(entry: Descriptor, path: PurePath) -> Reference | None:
+    name = entry.annotations.get(CONTAINERD_NAME) or entry.annotations.get(REF_NAME) or ""
+    try:
+        if is_tag(name):
+            return replace(Reference.parse(path.name.removesuffix(".tar")), tag=name, digest=None)
+        return Reference.parse(name) if name else None
+    except InvalidReferenceError:
+        return None

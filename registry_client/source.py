@@ -1,0 +1,141 @@
+"""ImageSource: where an image comes from, the same interface for registries, layouts and archives.
+
+::
+
+    with closing(open_source("docker://harbor.example.com/library/busybox:1.36")) as source:
+        image = source.resolve(None)
+        for layer in image.layers:
+            for piece in source.open_blob(layer):
+                ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from registry_client import media_types
+from registry_client.blobs import BlobStream, read_blob
+from registry_client.client import RepositoryClient
+from registry_client.docker_archive import DockerArchiveSource
+from registry_client.errors import InvalidReferenceError, SizeMismatchError
+from registry_client.files import ArchiveFiles, DirectoryFiles
+from registry_client.image import Image, ImageResolver
+from registry_client.layout import LayoutSource
+from registry_client.manifest import Descriptor
+from registry_client.options import Options
+from registry_client.platform import Platform
+from registry_client.reference import Reference
+
+_KINDS = {"oci": "directory", "oci-archive": "file", "docker-archive": "file"}
+
+
+class ImageSource(Protocol):
+    """One image, and the blobs it consists of.
+
+    Attributes:
+        name: what the user typed, in full form.
+        reference: what to call the image, or None if the source gives it no name.
+    """
+
+    name: str
+    reference: Reference | None
+
+    def resolve(self, platform: Platform | None) -> Image:
+        """Reads manifest and configuration, and chooses the platform.
+
+        Args:
+            platform: None means Linux on this machine's architecture where there is a choice, and whatever there is where there is none.
+
+        Raises:
+            NotFoundError: no such image, or (NoMatchingPlatformError) not for this platform.
+            UnsupportedError: known, and not readable: schema 1, an artifact, an encrypted or foreign layer.
+            CorruptError: a digest is wrong, or a document breaks its specification.
+            DeniedError, UnavailableError: from a registry.
+        """
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
+        """A layer's bytes as a checked stream. May be called from several threads; each stream belongs to one."""
+
+    def tags(self) -> list[str]:
+        """The tags that the repository, layout or archive has. Raises what `resolve` raises."""
+
+    def close(self) -> None:
+        """Gives back connections and files; streams that are still open fail."""
+
+
+class RegistrySource:
+    """An ImageSource for one reference of a registry."""
+
+    def __init__(self, reference: Reference, options: Options) -> None:
+        """Sends nothing yet."""
+        self.name = str(reference)
+        self.reference: Reference | None = reference
+        self._familiar = reference.familiar
+        self._wanted = str(reference.digest or reference.tag)
+        self._client = RepositoryClient(reference.registry, reference.repository, options)
+
+    def resolve(self, platform: Platform | None) -> Image:
+        """See ImageSource."""
+        root = self._client.manifest(self._wanted, self._familiar)
+        return ImageResolver(self._read, self._familiar, platform).resolve(root)
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
+        """See ImageSource."""
+        return self._client.open_blob(descriptor, offset)
+
+    def tags(self) -> list[str]:
+        """See ImageSource."""
+        return list(self._client.tags())
+
+    def close(self) -> None:
+        """See ImageSource."""
+        self._client.close()
+
+    def _read(self, descriptor: Descriptor) -> bytes:
+        if descriptor.media_type not in media_types.INDEXES | media_types.MANIFESTS:
+            return read_blob(self._client.open_blob(descriptor))
+        data = self._client.manifest(descriptor.digest, f"{self._familiar} ({descriptor.digest.short})").data
+        if len(data) != descriptor.size:
+            raise SizeMismatchError(f"manifest {descriptor.digest}: {len(data)} bytes, its descriptor says {descriptor.size}")
+        return data
+
+
+def open_source(text: str, options: Options | None = None) -> ImageSource:
+    """Opens what the text names.
+
+    ========================================  ===========================================================================
+    ``alpine``, ``host:5000/a/b:tag``         a registry
+    ``docker://host:5000/a/b:tag``            the same
+    ``oci:DIR[:TAG]``                         OCI image layout
+    ``oci-archive:FILE[:TAG]``                a tar of one, gzip allowed
+    ``docker-archive:FILE[:REFERENCE|:@N]``   what ``docker save`` writes, gzip allowed
+    ========================================  ===========================================================================
+
+    A file name ends at the first ``:``, as for skopeo. Nothing is sent to a registry yet.
+
+    Raises:
+        InvalidReferenceError: names nothing of these.
+        NotFoundError: no such directory or file, or no such image in it.
+        InvalidError: there are several images, and none was selected.
+        MalformedError: a broken layout or archive.
+    """
+    options = options or Options()
+    transport, colon, rest = text.partition(":")
+    if not colon or transport not in _KINDS:
+        return RegistrySource(Reference.parse(text.removeprefix("docker://")), options)
+    file, _, selector = rest.partition(":")
+    if not file:
+        raise InvalidReferenceError(f"{text!r}: invalid reference format: {transport}: needs the name of a {_KINDS[transport]}")
+    path = Path(file)
+    name = f"{transport}:{path}:{selector}" if selector else f"{transport}:{path}"
+    if transport == "oci":
+        return LayoutSource(name, path, DirectoryFiles(path), selector or None)
+    files = ArchiveFiles(path, options.spool_directory)
+    try:
+        if transport == "oci-archive":
+            return LayoutSource(name, path, files, selector or None)
+        return DockerArchiveSource(name, path, files, selector or None)
+    except BaseException:
+        files.close()
+        raise

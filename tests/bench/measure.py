@@ -1,0 +1,58 @@
+"""Running a program and measuring it as the kernel does."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one program.
+
+    Attributes:
+        seconds: from start to exit.
+        cpu_seconds: user and system time of the process and the children that it waited for; a daemon's is not in it.
+        peak: most bytes resident at once, of the process or the largest of those children.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak: int
+
+
+class CommandError(Exception):
+    """A measured program failed; the message holds its words."""
+
+
+def run(command: Sequence[str | Path]) -> Run:
+    """Runs a program to its end, its output kept for the error alone.
+
+    Raises:
+        CommandError: it ended with anything but 0.
+    """
+    words = [str(word) for word in command]
+    start = time.perf_counter()
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)  # not wait(): it would drop the usage
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise CommandError(f"{' '.join(words)} ended with {process.returncode}:\n{output.decode(errors='replace')}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+
+
+def median_run(runs: Sequence[Run]) -> Run:
+    """The median of each figure."""
+    return Run(
+        statistics.median(run.seconds for run in runs),
+        statistics.median(run.cpu_seconds for run in runs),
+        int(statistics.median(run.peak for run in runs)),
+    )
