@@ -225,7 +225,13 @@ class LocalFile(StoredFile):
 
     def __init__(self, path: str, descriptor: int) -> None:
         self._path = path
-        self._descriptor = descriptor
+        self._open_descriptor = descriptor
+
+    @property
+    def _descriptor(self) -> int:
+        if self._open_descriptor < 0:
+            raise ValueError(f"{self._path} is closed")
+        return self._open_descriptor
 
     @property
     def path(self) -> str:
@@ -266,7 +272,7 @@ class LocalFile(StoredFile):
                 yield start, min(offset, end) - start
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self._open_descriptor = self._open_descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -293,12 +299,12 @@ class LocalStagedFile(LocalFile, StagedFile):
 
     def _seal(self, directory: int, name: str) -> None:
         """Read-only and on stable storage, whether the file is still open or not."""
-        descriptor = os.open(name, _READ, dir_fd=directory) if self._descriptor < 0 else self._descriptor
+        descriptor = os.open(name, _READ, dir_fd=directory) if self._open_descriptor < 0 else self._open_descriptor
         try:
             os.fchmod(descriptor, _SEALED_MODE)
             os.fsync(descriptor)
         finally:
-            if descriptor != self._descriptor:
+            if descriptor != self._open_descriptor:
                 os.close(descriptor)
 
 
