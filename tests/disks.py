@@ -18,7 +18,13 @@ def path_of(name: str) -> str:
 
 
 def add_disk(
-    datastore: Datastore, name: str, parent: Chain | None, writes: Iterable[tuple[int, bytes]], *, size: int = SIZE, cache: int = GRAIN
+    datastore: Datastore,
+    name: str,
+    parent: Chain | None,
+    writes: Iterable[tuple[int, bytes]],
+    *,
+    size: int = SIZE,
+    cache: int = GRAIN,
 ) -> Chain:
     """Makes and publishes a disk over ``parent`` and gives the chain with it on top, as ``SnapshotDevice.chain`` makes it."""
     with datastore.stage(f"disks/{name}") as staging:

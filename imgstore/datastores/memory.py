@@ -147,7 +147,11 @@ class MemoryStagedFile(MemoryFile, StagedFile):
 
     def truncate(self, size: int) -> None:
         with self._lock:
-            self._handle().truncate(size)
+            end = self._handle().seek(0, 2)
+            if size > end:
+                self._file.write(bytes(size - end))  # MemoryFS grows a file only if its position allows
+            else:
+                self._file.truncate(size)
 
     def start_writeback(self) -> None:
         """Nothing to do."""

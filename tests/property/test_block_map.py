@@ -90,7 +90,10 @@ def test_a_chain_is_a_bytearray(layers: list[list[tuple[str, int, int, int]]], c
                 case "flush":
                     device.flush()
                 case "extents":
-                    assert _grains(list(device.extents(offset, end - offset)), offset, end) == held[offset // GRAIN : -(-end // GRAIN)]
+                    assert (
+                        _grains(list(device.extents(offset, end - offset)), offset, end)
+                        == held[offset // GRAIN : -(-end // GRAIN)]
+                    )
         chain = device.chain()
         summary = device.seal()
         staging.publish()

@@ -57,7 +57,9 @@ def test_a_disk_without_parent_says_so() -> None:
 
 
 def test_the_descriptor_that_qemu_makes_is_read() -> None:
-    data = text(extent='\n# Extent description\nRW 131072 SPARSE "child.vmdk"\n\n# The Disk Data Base\n#DDB\n\nddb.geometry.heads = "16"')
+    data = text(
+        extent='\n# Extent description\nRW 131072 SPARSE "child.vmdk"\n\n# The Disk Data Base\n#DDB\n\nddb.geometry.heads = "16"'
+    )
     read = Descriptor.from_bytes(data.replace(b"\n", b"\r\n") + bytes(100), "child.vmdk")
     assert read == Descriptor(0xB6460296, 0x542EBCA8, "base.vmdk", 131072, "child.vmdk", {"geometry.heads": "16"})
 
@@ -90,7 +92,7 @@ def test_a_parent_needs_both_content_id_and_hint() -> None:
 def test_the_extent_line_stays_in_the_first_sector() -> None:
     long = dataclasses.replace(CHILD, parent_hint="a" * 170, extent_name="b" * 150)
     assert long.to_bytes().index(b"SPARSE") < 512
-    with pytest.raises(InvalidError, match="extent line ends at byte 5[0-9][0-9]"):
+    with pytest.raises(InvalidError, match=r"extent line ends at byte 5[0-9][0-9]"):
         dataclasses.replace(CHILD, parent_hint="a" * 200, extent_name="b" * 200).to_bytes()
 
 
