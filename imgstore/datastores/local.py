@@ -445,15 +445,17 @@ def _take_owner(root: int) -> tuple[str, int]:
         descriptor = os.open(_lock_name(owner), _CREATE, 0o600, dir_fd=root)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink == 0:  # a sweep took it for a dead owner's, and was faster
+                os.close(descriptor)
+                continue
+            _pwrite(descriptor, 0, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode())
         except OSError as error:
             os.close(descriptor)
-            if error.errno == errno.EWOULDBLOCK:  # a sweep took the new file for a dead owner's
+            if error.errno == errno.EWOULDBLOCK:  # a sweep is about to remove it
                 continue
+            with contextlib.suppress(OSError):
+                os.unlink(_lock_name(owner), dir_fd=root)
             raise
-        if os.fstat(descriptor).st_nlink == 0:  # and this one has removed it already
-            os.close(descriptor)
-            continue
-        _pwrite(descriptor, 0, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode())
         return owner, descriptor
     raise UnavailableError("the root of the datastore: every new owner's lock was swept away")
 
