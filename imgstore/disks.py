@@ -112,7 +112,9 @@ class Disks:
             disk = PreparedDisk.create(self._datastore, layout.SCRATCH, layout.SCRATCH_DISK, self.capacity, None)
             try:
                 format_file_system(disk.device)
+                chain = disk.device.chain()
                 disk.publish()
+                chain.close()
             except BaseException:
                 disk.discard()
                 raise
@@ -198,7 +200,9 @@ class PreparedDisk:
         """Seals the disk and moves it to its place, durably; takes as long as the storage needs to take all of it."""
         summary = self.device.seal()
         sums_name = f"{self._name.removesuffix('.vmdk')}.crc32c"
-        self._staging.create(sums_name).pwrite(0, summary.grain_sums)
+        sums = self._staging.create(sums_name)
+        sums.pwrite(0, summary.grain_sums)
+        sums.close()
         self._staging.publish()
         digest = "sha256:" + hashlib.sha256(summary.grain_sums).hexdigest()
         return DiskRecord(self._name, summary.file_size, f"{summary.cid:08x}", sums_name, digest)

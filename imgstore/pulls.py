@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry_client.source import ImageSource
-
 from imgstore import layout
 from imgstore.catalog.catalog import Catalog
 from imgstore.disks import Disks, PreparedDisk, layer_lease
@@ -31,6 +29,7 @@ from imgstore.unpack import unpack
 from imgstore.vmdk.chain import Chain
 from registry_client.errors import RegistryError
 from registry_client.manifest import Descriptor
+from registry_client.source import ImageSource
 
 CONCURRENT_DOWNLOADS = 3
 """As many as docker has at once."""

@@ -21,8 +21,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from registry_client.source import ImageSource, open_source
-
 from imgstore import gc, layout, markers
 from imgstore.blocks import GRAIN, Bytes
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
@@ -46,6 +44,7 @@ from imgstore.vmdk.chain import Chain
 from registry_client.image_config import ImageConfig, parse_image_config
 from registry_client.options import Options
 from registry_client.platform import Platform, choose
+from registry_client.source import ImageSource, open_source
 
 DEFAULT_DISK_SIZE = 32 << 30
 """Capacity of a store's disks in bytes unless told otherwise; what is not used takes no space."""

@@ -83,6 +83,10 @@ class DockerArchiveSource:
         layers = (self._describe(name, diff_id) for name, diff_id in zip(self._image.layers, config.diff_ids, strict=True))
         return Image(config, tuple(layers))
 
+    def digest(self) -> Digest | None:
+        """See ImageSource."""
+        return None
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource; for the layers of a resolved image.
 

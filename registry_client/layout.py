@@ -70,6 +70,10 @@ class LayoutSource:
         root = Document(read_blob(self.open_blob(entry)), entry.media_type, entry.digest)
         return resolver.resolve(root)
 
+    def digest(self) -> Digest | None:
+        """See ImageSource."""
+        return self._entries[0].digest if len(self._entries) == 1 else None
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource."""
         return BlobStream(descriptor, lambda start: self._files.open(_blob_path(descriptor.digest), start), offset=offset)

@@ -105,11 +105,11 @@ def rebuild(session: Session) -> None:
     with session.open_store(create=False) as store:
         report = store.rebuild()
     if session.json:
-        output.print_json({"images": report.images, "disks": report.disks, "removed": list(report.removed)})
+        output.print_json({"images": report.images, "disks": report.disks, "left_out": list(report.left_out)})
         return
-    output.print_table(["IMAGES", "DISKS", "REMOVED"], [[str(report.images), str(report.disks), str(len(report.removed))]])
-    for name in report.removed:
-        print(f"Removed: {output.printable(name)}", file=sys.stderr)
+    output.print_table(["IMAGES", "DISKS", "LEFT OUT"], [[str(report.images), str(report.disks), str(len(report.left_out))]])
+    for reason in report.left_out:
+        print(f"Left out: {output.printable(reason)}", file=sys.stderr)
 
 
 def _rows(used: Usage) -> list[list[str]]:
@@ -119,7 +119,7 @@ def _rows(used: Usage) -> list[list[str]]:
         ["Scratch disk", "", units.format_size(used.scratch_bytes)],
         ["Catalog", "", units.format_size(used.catalog_bytes)],
         ["Unfinished", "", units.format_size(used.staged_bytes)],
-        ["Free space", "", units.format_size(used.free_bytes)],
+        ["Free space", "", "unknown" if used.free_bytes is None else units.format_size(used.free_bytes)],
     ]
 
 

@@ -297,3 +297,11 @@ def translate(error: OSError, path: str, what: str) -> ImgstoreError:
             return InvalidError(message)
         case _:
             return UnavailableError(message)
+
+
+def list_names(datastore: Datastore, path: str) -> list[str]:
+    """The names in a directory, sorted; none where it is not there."""
+    try:
+        return datastore.list(path)
+    except NotFoundError:
+        return []

@@ -48,6 +48,11 @@ class Chain:
         return self._size
 
     @property
+    def capacity(self) -> int:
+        """Length in bytes, as a disk says it."""
+        return self._size
+
+    @property
     def cid(self) -> int:
         """Content id of the top disk: what a child names as its parent's."""
         return self._cid
@@ -76,6 +81,23 @@ class Chain:
             block_map: where the new chain's grains are; the new disk has index ``len(self.files)``.
         """
         return Chain._of((*self._files, file), self._size, cid, block_map)
+
+    def with_child(self, child: HostedDisk) -> Chain:
+        """The chain that has ``child``, a sealed disk, on top.
+
+        Args:
+            child: closed by ``close`` from now on, or at once if it does not fit.
+
+        Raises:
+            CorruptError: it was not made on top of this chain, or is damaged.
+        """
+        try:
+            check_link(self, child)
+            block_map = self._map.child(len(self._files), child.grain_tables())
+        except CorruptError:
+            child.close()
+            raise
+        return self.with_disk(child.file, child.cid, block_map)
 
     @classmethod
     def _of(cls, files: tuple[ReadableFile, ...], size: int, cid: int, block_map: BlockMap) -> Chain:
@@ -165,7 +187,7 @@ def parent_path(disk: HostedDisk) -> str | None:
     return path
 
 
-def check_link(parent: HostedDisk, child: HostedDisk) -> None:
+def check_link(parent: HostedDisk | Chain, child: HostedDisk) -> None:
     """Proves that ``child`` was made on top of ``parent``.
 
     Raises:

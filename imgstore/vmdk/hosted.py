@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, ReadableFile, Run, WritableFile
 from imgstore.errors import CorruptError, ImgstoreError, NoSpaceError
@@ -198,12 +198,14 @@ class DiskSummary:
         capacity: size of the disk in bytes.
         file_size: length of the file in bytes, holes included.
         grains: grains of 64 KiB that the disk holds itself.
+        grain_sums: CRC-32C of each of them, u32 little-endian, in the order of the file.
     """
 
     cid: int
     capacity: int
     file_size: int
     grains: int
+    grain_sums: bytes
 
 
 class HostedDiskWriter:
@@ -239,6 +241,7 @@ class HostedDiskWriter:
         self.descriptor = describe_disk(self.layout.capacity, cid, parent_cid, parent_hint, extent_name)
         self._descriptor_bytes = self.descriptor.to_bytes()
         self._map = BlockMap()
+        self._sums = array("I")
         self._next_sector = self.layout.overhead
         self._sealed = False
 
@@ -271,6 +274,7 @@ class HostedDiskWriter:
                 run = Run(run.grain, run.length, 0, self._next_sector)
                 self._map.assign(run.grain, run.length, 0, run.sector)
                 self._next_sector = end
+                self._sums.extend(repeat(0, run.count))
             if placed and placed[-1].sector + placed[-1].length * GRAIN_SECTORS == run.sector:
                 run = placed[-1]._replace(length=placed[-1].length + run.length)
                 placed.pop()
@@ -327,4 +331,4 @@ class HostedDiskWriter:
         self.file.pwrite(0, UNFINISHED_MAGIC + header[len(MAGIC) :] + self._descriptor_bytes)
         self.file.fsync()
         self.file.pwrite(0, header)
-        return DiskSummary(self.descriptor.cid, self.capacity, size, self.grains)
+        return DiskSummary(self.descriptor.cid, self.capacity, size, self.grains, numbers_to_bytes(self._sums))
