@@ -1,7 +1,8 @@
 """Images: committed, named, found, removed.
 
-An image is its config, its manifest and the chain ids of its layers, in ``images/<hex>/``; its marker is written last. A name is a marker of
-its own that points to an image. The datastore is written before the catalog, and on removal after it: what the catalog says exists, exists.
+An image is its config, its manifest and the chain ids of its layers, in ``images/<hex>/``; its marker is written last. A name is a
+marker of its own that points to an image. The datastore is written before the catalog, and on removal after it: what the catalog says
+exists, exists.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ class HostedDiskWriter:
                 run = Run(run.grain, run.length, 0, self._next_sector)
                 self._map.assign(run.grain, run.length, 0, run.sector)
                 self._next_sector = end
-                self._sums.extend(repeat(0, run.count))
+                self._sums.extend(repeat(0, run.length))
             if placed and placed[-1].sector + placed[-1].length * GRAIN_SECTORS == run.sector:
                 run = placed[-1]._replace(length=placed[-1].length + run.length)
                 placed.pop()
