@@ -118,8 +118,8 @@ class InodeWriter:
                 # Nearly all files come in one piece that has no block of zeros in it.
                 if len(piece) == size and 0 not in bytes(piece[: size & -BLOCK_SIZE : BLOCK_SIZE]):
                     runs = self._stream.append(piece)
-                    if len(runs) == 1 and runs[0].count <= LONGEST:
-                        return single_root(runs[0].physical, runs[0].count), runs[0].count
+                    if len(runs) == 1 and runs[0].length <= LONGEST:
+                        return single_root(runs[0].physical, runs[0].length), runs[0].length
                     return self._encode_runs(number, runs)
                 pieces = itertools.chain((piece,), pieces)
         if not 0 < size <= _LARGEST_FILE:
@@ -150,7 +150,7 @@ class InodeWriter:
     def _encode_runs(self, number: int, runs: list[Run]) -> tuple[bytes, int]:
         seed = checksums.inode_seed(self._seed, number, 0)
         root, used = encode_extents(runs, seed, self._stream.append_blocks)
-        return root, used + sum(run.count for run in runs)
+        return root, used + sum(run.length for run in runs)
 
     def _put_xattrs(self, xattrs: Mapping[bytes, bytes]) -> tuple[bytes, int]:
         area, block = encode_xattrs(xattrs)
@@ -270,10 +270,10 @@ class InodeWriter:
         tree = self._file_system.extent_tree(node)
         runs = list(tree)
         for run in runs:
-            self._blocks.free(run.physical, run.count)
+            self._blocks.free(run.physical, run.length)
         for block in tree.blocks:
             self._blocks.free(block, 1)
-        return sum(run.count for run in runs) + len(tree.blocks)
+        return sum(run.length for run in runs) + len(tree.blocks)
 
     def _release_xattr_block(self, node: Node) -> None:
         """Frees the block, or counts one user less: the kernel lets inodes share it."""

@@ -146,10 +146,10 @@ class FileSystem:
         count, rest = divmod(node.size, BLOCK_SIZE)
         expected = 0
         for run in self.runs(node):
-            if run.logical != expected or run.unwritten or run.logical + run.count > count:
+            if run.logical != expected or run.unwritten or run.logical + run.length > count:
                 break
-            expected += run.count
-            for number in range(run.count):
+            expected += run.length
+            for number in range(run.length):
                 block = run.physical + number
                 where = f"directory inode {node.number}: block {block} at byte {block * BLOCK_SIZE}"
                 yield where, self._pages.read(block * BLOCK_SIZE, BLOCK_SIZE), run.logical + number == 0
@@ -204,7 +204,7 @@ class FileSystem:
         out = bytearray(end - offset)
         for run in self.runs(node):
             begin = max(run.logical << BLOCK_SHIFT, offset)
-            stop = min((run.logical + run.count) << BLOCK_SHIFT, end)
+            stop = min((run.logical + run.length) << BLOCK_SHIFT, end)
             if begin < stop and not run.unwritten:
                 place = (run.physical << BLOCK_SHIFT) + begin - (run.logical << BLOCK_SHIFT)
                 out[begin - offset : stop - offset] = self._pages.read(place, stop - begin)
@@ -217,7 +217,7 @@ class FileSystem:
         segments: list[tuple[int, int]] = []
         for run in self.runs(node):
             offset = run.logical << BLOCK_SHIFT
-            length = min(run.count << BLOCK_SHIFT, node.size - offset)
+            length = min(run.length << BLOCK_SHIFT, node.size - offset)
             if run.unwritten or length <= 0:
                 continue
             if segments and sum(segments[-1]) == offset:
@@ -233,7 +233,7 @@ class FileSystem:
                 continue
             offset = run.logical << BLOCK_SHIFT
             place = (run.physical << BLOCK_SHIFT) - offset
-            end = min(offset + (run.count << BLOCK_SHIFT), node.size)
+            end = min(offset + (run.length << BLOCK_SHIFT), node.size)
             while offset < end:
                 piece = self._pages.read(place + offset, min(end - offset, _PIECE))
                 yield offset, piece

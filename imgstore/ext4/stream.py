@@ -58,7 +58,7 @@ class BlockStream:
     def append_blocks(self, blocks: list[bytes]) -> list[int]:
         """Puts whole blocks on the disk; returns the number of each."""
         runs = self.append(b"".join(blocks))
-        return [block for run in runs for block in range(run.physical, run.physical + run.count)]
+        return [block for run in runs for block in range(run.physical, run.physical + run.length)]
 
     def put(self, start: int, data: Bytes) -> None:
         """Writes ``data`` to blocks from ``start`` on, which the allocator gave before."""
@@ -154,7 +154,7 @@ class FileContent:
     def _append(self, data: Bytes, logical: int) -> None:
         for run in self._stream.append(data, logical):
             last = self.runs[-1] if self.runs else None
-            if last and last.logical + last.count == run.logical and last.physical + last.count == run.physical:
-                self.runs[-1] = Run(last.logical, last.physical, last.count + run.count)
+            if last and last.logical + last.length == run.logical and last.physical + last.length == run.physical:
+                self.runs[-1] = Run(last.logical, last.physical, last.length + run.length)
             else:
                 self.runs.append(run)

@@ -43,9 +43,9 @@ class XattrsError(InvalidError):
 
 
 class _Attribute(NamedTuple):
-    """Sorts as the kernel does: by index, then length of the name, then name."""
+    """Sorts as the kernel does: by number of the prefix, then length of the name, then name."""
 
-    index: int
+    prefix: int
     length: int
     name: bytes
     value: bytes
@@ -183,7 +183,7 @@ def xattr_block_problems(block: bytes) -> list[str]:
 
 
 def _decode_entries(data: bytes, base: int, where: str) -> list[tuple[tuple[bytes, bytes], tuple[int, bytes, bytes, int]]]:
-    found = []
+    found: list[tuple[tuple[bytes, bytes], tuple[int, bytes, bytes, int]]] = []
     position = 0
     while True:
         if position + 4 > len(data):
