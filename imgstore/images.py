@@ -210,7 +210,7 @@ def familiar(name: str) -> str:
     return Reference.parse(name).familiar
 
 
-def names_of(reference: Reference | None, image_id: str, digest: Digest | None) -> list[ReferenceRow]:
+def names_of(reference: Reference | None, image_id: str, digest: str | None) -> list[ReferenceRow]:
     """The names that a pull of ``reference`` gives: the tag, and the repository with the digest that the registry served."""
     if reference is None:
         return []
@@ -218,9 +218,9 @@ def names_of(reference: Reference | None, image_id: str, digest: Digest | None) 
     if reference.digest is None:
         rows.append(ReferenceRow(str(reference), image_id, digest))
     else:
-        digest = reference.digest
+        digest = str(reference.digest)
     if digest is not None:
-        rows.append(ReferenceRow(str(reference.with_digest(digest)), image_id, digest))
+        rows.append(ReferenceRow(str(reference.with_digest(Digest(digest))), image_id, digest))
     return rows
 
 

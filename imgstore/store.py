@@ -445,9 +445,10 @@ class ImageStore:
         if known is not None:
             return known
         image = source.resolve(platform)
-        image_id, digest = str(image.config.image_id), image.digest
+        image_id = str(image.config.image_id)
+        digest = None if image.digest is None else str(image.digest)
         wanted = [
-            WantedLayer(chain_id, diff_id, parent, descriptor)
+            WantedLayer(str(chain_id), str(diff_id), None if parent is None else str(parent), descriptor)
             for chain_id, diff_id, parent, descriptor in zip(
                 image.config.chain_ids,
                 image.config.diff_ids,
@@ -469,7 +470,7 @@ class ImageStore:
                 manifest=b"" if image.manifest_document is None else image.manifest_document.data,
                 config=image.config.raw,
                 layers=tuple(
-                    ImageLayerRow(layer.chain_id, layer.diff_id, layer.descriptor.digest, layer.descriptor.media_type)
+                    ImageLayerRow(layer.chain_id, layer.diff_id, str(layer.descriptor.digest), layer.descriptor.media_type)
                     for layer in wanted
                 ),
             )
