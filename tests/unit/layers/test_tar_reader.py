@@ -352,9 +352,9 @@ def test_capacity() -> None:
 
 
 def test_changes_before_the_damage_are_yielded() -> None:
-    changes = read_changes([header(b"a") + header(b"b", checksum=b"0\0") + END], capacity=0)
+    changes = read_changes([header(b"a") + header(b"b", checksum=b"0000000\0") + END], capacity=0)
     assert next(changes).path == b"a"
-    with pytest.raises(TarError, match=r"^tar entry 'b' at byte 512: checksum is '0\\x00', and"):
+    with pytest.raises(TarError, match=r"^tar entry 'b' at byte 512: checksum is '0000000\\x00', and"):
         next(changes)
 
 
