@@ -276,8 +276,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self._authorized():
             self._route(path, fault)
 
-    do_HEAD = do_GET
-    do_POST = do_GET
+    do_HEAD = do_GET  # noqa: N815
+    do_POST = do_GET  # noqa: N815
 
     def _route(self, path: str, fault: Fault) -> None:
         registry = self.server.registry
