@@ -12,7 +12,7 @@ from registry_client import media_types
 from registry_client.blobs import BlobStream, read_blob
 from registry_client.digest import Digest
 from registry_client.errors import InvalidError, InvalidReferenceError, MalformedError, NotFoundError, UnsupportedError
-from registry_client.files import Files, read_file
+from registry_client.files import Files, open_file_blob, read_file
 from registry_client.image import Document, Image, ImageResolver
 from registry_client.manifest import Descriptor, Index, check_document_size, parse_manifest
 from registry_client.platform import Platform
@@ -76,7 +76,7 @@ class LayoutSource:
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource."""
-        return BlobStream(descriptor, lambda start: self._files.open(_blob_path(descriptor.digest), start), offset=offset)
+        return open_file_blob(self._files, _blob_path(descriptor.digest), descriptor, offset)
 
     def tags(self) -> list[str]:
         """The names that the layout gives to its images."""
