@@ -181,7 +181,7 @@ class InodeWriter:
     def restate_directory(self, number: int, attributes: Attributes) -> None:
         """Gives a directory other attributes; changes nothing if it has them."""
         raw = self._table.read(number)
-        node = self._file_system.inode(number)
+        node = self._file_system.node(number)
         if raw[0x80] != 32 or raw[0x81]:
             raise UnsupportedError(f"inode {number}: extra fields of {raw[0x80] | raw[0x81] << 8} bytes, only 32 are written")
         before = bytes(raw)
@@ -210,7 +210,7 @@ class InodeWriter:
             InvalidError: an index of two levels cannot hold them.
             FileSystemFullError: as its name says.
         """
-        node = self._file_system.inode(number)
+        node = self._file_system.node(number)
         if node.size and dict(self._file_system.directory_entries(node)) == entries:
             return
         before = self._release_blocks(node)
@@ -239,7 +239,7 @@ class InodeWriter:
 
     def remove_link(self, number: int) -> None:
         """Counts one name less of a file that is no directory, and frees it with the last."""
-        node = self._file_system.inode(number)
+        node = self._file_system.node(number)
         if node.type is FileType.DIRECTORY:
             raise CorruptError(f"inode {number}: is a directory, its name says that it is none")
         if node.links == 1:

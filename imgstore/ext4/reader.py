@@ -86,7 +86,7 @@ class FileSystem:
             )
         self.groups = GroupTable.load(device, self.geometry)
 
-    def inode(self, number: int) -> Node:
+    def node(self, number: int) -> Node:
         """Inode ``number``, which must be in use.
 
         Raises:
@@ -104,14 +104,14 @@ class FileSystem:
         Raises:
             NotFoundError: there is none; the message has the path.
         """
-        node = self.inode(ROOT_INODE)
+        node = self.node(ROOT_INODE)
         for name in path.split(b"/") if path else ():
             number = None
             if node.type is FileType.DIRECTORY:
                 number = next((value >> 4 for found, value in self.directory_entries(node) if found == name), None)
             if number is None:
                 raise NotFoundError(f"{show_path(path)}: no such file in the file system")
-            node = self.inode(number)
+            node = self.node(number)
         return node
 
     def list_directory(self, node: Node) -> list[tuple[bytes, int, FileType]]:
@@ -128,7 +128,7 @@ class FileSystem:
         for name, value in sorted(self.directory_entries(node)):
             if name == last:
                 raise CorruptError(f"directory inode {node.number}: has {show_path(name)} twice")
-            file_type = FILE_TYPES.get(value & TYPE_MASK) or self.inode(value >> 4).type
+            file_type = FILE_TYPES.get(value & TYPE_MASK) or self.node(value >> 4).type
             entries.append((name, value >> 4, file_type))
             last = name
         return entries
@@ -296,7 +296,7 @@ class FileSystem:
         pending = [(path, self.lookup(path).number)]
         while pending:
             path, number = pending.pop()
-            node = self.inode(number)
+            node = self.node(number)
             if node.type is FileType.SOCKET:
                 continue
             if node.type is FileType.DIRECTORY:

@@ -51,7 +51,7 @@ class DirectoryTree:
     def _load(self, number: int, parent: int, path: bytes) -> Directory:
         found = self._by_number.get(number)
         if found is None:
-            entries = dict(self._file_system.directory_entries(self._file_system.inode(number)))
+            entries = dict(self._file_system.directory_entries(self._file_system.node(number)))
             found = self._by_number[number] = Directory(number, parent, path, entries)
         return found
 
@@ -111,7 +111,7 @@ class DirectoryTree:
         self._by_path.clear()
         directory = self._by_number.pop(number, None)
         if directory is None:
-            return list(self._file_system.directory_entries(self._file_system.inode(number)))
+            return list(self._file_system.directory_entries(self._file_system.node(number)))
         return list(directory.entries.items())
 
     def put(self, directory: Directory, name: bytes, value: int) -> None:

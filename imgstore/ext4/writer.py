@@ -238,7 +238,7 @@ class LayerWriter:
             number = pending.pop()
             entries = self._tree.forget(number)
             # Freed before what is in it: a directory that contains itself is found free the second time, which is an error.
-            self._files.release(self._file_system.inode(number))
+            self._files.release(self._file_system.node(number))
             for _, inner in entries:
                 if inner & TYPE_MASK == DIRECTORY_TYPE:
                     pending.append(inner >> 4)
