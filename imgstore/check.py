@@ -116,7 +116,7 @@ def _check_vmdk(datastore: Datastore, path: str) -> Iterator[Finding]:
     try:
         with datastore.open(path) as file:
             for finding in check_disk(file):
-                yield Finding(path, finding.message, finding.offset)
+                yield Finding(path, finding.problem, finding.offset)
     except ImgstoreError as error:
         yield Finding(path, str(error))
 

@@ -377,7 +377,7 @@ class ImageStore:
             if status.type is not FileType.DIRECTORY:
                 return [(inside, status)]
             return [
-                (name, file_system.status(file_system.inode(number)))
+                (name, file_system.status(file_system.node(number)))
                 for name, number, _ in sorted(file_system.list_directory(node))
             ]
 

@@ -226,6 +226,14 @@ class Datastore(abc.ABC):
         self.close()
 
 
+def list_names(datastore: Datastore, path: str) -> list[str]:
+    """The names in a directory, sorted; none if it is not there."""
+    try:
+        return datastore.list(path)
+    except NotFoundError:
+        return []
+
+
 def split_path(path: str) -> tuple[str, ...]:
     """The components of a path, none for the root.
 
@@ -297,11 +305,3 @@ def translate(error: OSError, path: str, what: str) -> ImgstoreError:
             return InvalidError(message)
         case _:
             return UnavailableError(message)
-
-
-def list_names(datastore: Datastore, path: str) -> list[str]:
-    """The names in a directory, sorted; none where it is not there."""
-    try:
-        return datastore.list(path)
-    except NotFoundError:
-        return []

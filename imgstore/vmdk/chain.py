@@ -33,7 +33,7 @@ class Chain:
         if disks[0].parent_cid is not None:
             raise CorruptError(f"{disks[0].path}: has a parent, {disks[0].parent_hint}, which is not in the chain")
         for parent, child in pairwise(disks):
-            check_link(parent, child)
+            _check_link(parent.path, parent.cid, parent.capacity, child)
         block_map = BlockMap()
         for index, disk in enumerate(disks):
             block_map = block_map.child(index, disk.grain_tables())
@@ -45,11 +45,6 @@ class Chain:
     @property
     def size(self) -> int:
         """Length in bytes."""
-        return self._size
-
-    @property
-    def capacity(self) -> int:
-        """Length in bytes, as a disk says it."""
         return self._size
 
     @property
@@ -72,6 +67,23 @@ class Chain:
         """Which of ``files`` holds each grain. Not to be changed: copy it."""
         return self._map
 
+    def with_child(self, disk: HostedDisk) -> Chain:
+        """The chain that has ``disk`` on top; its tables are read, those below are not read again.
+
+        Args:
+            disk: closed by ``close`` from now on, and if this fails.
+
+        Raises:
+            CorruptError: it was not made on top of this chain's top disk, or is damaged.
+        """
+        try:
+            _check_link(self.path, self._cid, self._size, disk)
+            block_map = self._map.child(len(self._files), disk.grain_tables())
+        except ImgstoreError:
+            disk.close()
+            raise
+        return self.with_disk(disk.file, disk.cid, block_map)
+
     def with_disk(self, file: ReadableFile, cid: int, block_map: BlockMap) -> Chain:
         """The chain that has one more disk on top, without reading anything; what ``SnapshotDevice.chain`` calls.
 
@@ -81,23 +93,6 @@ class Chain:
             block_map: where the new chain's grains are; the new disk has index ``len(self.files)``.
         """
         return Chain._of((*self._files, file), self._size, cid, block_map)
-
-    def with_child(self, child: HostedDisk) -> Chain:
-        """The chain that has ``child``, a sealed disk, on top.
-
-        Args:
-            child: closed by ``close`` from now on, or at once if it does not fit.
-
-        Raises:
-            CorruptError: it was not made on top of this chain, or is damaged.
-        """
-        try:
-            check_link(self, child)
-            block_map = self._map.child(len(self._files), child.grain_tables())
-        except CorruptError:
-            child.close()
-            raise
-        return self.with_disk(child.file, child.cid, block_map)
 
     @classmethod
     def _of(cls, files: tuple[ReadableFile, ...], size: int, cid: int, block_map: BlockMap) -> Chain:
@@ -187,21 +182,15 @@ def parent_path(disk: HostedDisk) -> str | None:
     return path
 
 
-def check_link(parent: HostedDisk | Chain, child: HostedDisk) -> None:
-    """Proves that ``child`` was made on top of ``parent``.
-
-    Raises:
-        CorruptError: it was not; the message names both files.
-    """
-    if child.parent_cid != parent.cid:
+def _check_link(path: str, cid: int, capacity: int, child: HostedDisk) -> None:
+    """Proves that ``child`` was made on top of the disk that the first three describe."""
+    if child.parent_cid != cid:
         named = "no parent" if child.parent_cid is None else f"parent content id {child.parent_cid:08x}"
-        raise CorruptError(f"{child.path}: has {named}, but {parent.path} has content id {parent.cid:08x}")
-    if child.capacity != parent.capacity:
-        raise CorruptError(
-            f"{child.path}: is a disk of {child.capacity} bytes, but its parent {parent.path} one of {parent.capacity}"
-        )
-    if parent_path(child) != posixpath.normpath(parent.path):
-        raise CorruptError(f"{child.path}: its hint {child.parent_hint!r} does not name its parent {parent.path}")
+        raise CorruptError(f"{child.path}: has {named}, but {path} has content id {cid:08x}")
+    if child.capacity != capacity:
+        raise CorruptError(f"{child.path}: is a disk of {child.capacity} bytes, but its parent {path} one of {capacity}")
+    if parent_path(child) != posixpath.normpath(path):
+        raise CorruptError(f"{child.path}: its hint {child.parent_hint!r} does not name its parent {path}")
 
 
 def check_range(offset: int, length: int, size: int) -> None:

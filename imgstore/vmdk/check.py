@@ -22,12 +22,12 @@ class Finding:
     Attributes:
         path: of the file in its datastore.
         offset: byte in the file, or None where it is the file as a whole.
-        message: what is wrong there, with the numbers.
+        problem: what is wrong there, with the numbers.
     """
 
     path: str
     offset: int | None
-    message: str
+    problem: str
 
 
 def check_disk(file: ReadableFile) -> list[Finding]:
@@ -62,8 +62,8 @@ class _Checker:
         self.file = file
         self.findings: list[Finding] = []
 
-    def report(self, offset: int | None, message: str) -> None:
-        self.findings.append(Finding(self.file.path, offset, message))
+    def report(self, offset: int | None, problem: str) -> None:
+        self.findings.append(Finding(self.file.path, offset, problem))
         if len(self.findings) == MAX_FINDINGS:
             raise _EnoughError
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import pairwise
+
+from crc32c import crc32c
 
 from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, ReadableFile, Run, WritableFile
 from imgstore.errors import CorruptError, ImgstoreError, NoSpaceError
@@ -197,8 +199,8 @@ class DiskSummary:
         cid: content id.
         capacity: size of the disk in bytes.
         file_size: length of the file in bytes, holes included.
-        grains: grains of 64 KiB that the disk holds itself.
-        grain_sums: CRC-32C of each of them, u32 little-endian, in the order of the file.
+        grains: grains of 64 KiB that the disk holds itself; they end the file.
+        grain_sums: CRC-32C of each of them in the order of the file, as little-endian u32.
     """
 
     cid: int
@@ -209,7 +211,7 @@ class DiskSummary:
 
 
 class HostedDiskWriter:
-    """Makes a disk in an open staged file. For one thread, except where said.
+    """Makes a disk in an open staged file. For one thread.
 
     Grains go to the end of the file in the order in which they are first written: the same calls make the same bytes. The rest of the
     file is written by ``seal``; until then, and until the body is on stable storage, no reader takes the file for a disk.
@@ -241,8 +243,8 @@ class HostedDiskWriter:
         self.descriptor = describe_disk(self.layout.capacity, cid, parent_cid, parent_hint, extent_name)
         self._descriptor_bytes = self.descriptor.to_bytes()
         self._map = BlockMap()
-        self._sums = array("I")
         self._next_sector = self.layout.overhead
+        self._sums = array("I")
         self._sealed = False
 
     @property
@@ -273,8 +275,8 @@ class HostedDiskWriter:
                     raise NoSpaceError(f"{self.file.path}: an extent file holds at most {MAX_SECTORS * SECTOR} bytes")
                 run = Run(run.grain, run.length, 0, self._next_sector)
                 self._map.assign(run.grain, run.length, 0, run.sector)
+                self._sums.frombytes(bytes(run.length * self._sums.itemsize))
                 self._next_sector = end
-                self._sums.extend(repeat(0, run.length))
             if placed and placed[-1].sector + placed[-1].length * GRAIN_SECTORS == run.sector:
                 run = placed[-1]._replace(length=placed[-1].length + run.length)
                 placed.pop()
@@ -282,9 +284,13 @@ class HostedDiskWriter:
         return placed
 
     def put(self, first: int, runs: list[Run], data: Bytes) -> None:
-        """Writes the grains that ``allocate`` placed, ``data`` being those from ``first`` on. From any thread."""
+        """Writes the grains that ``allocate`` placed, ``data`` being those from ``first`` on."""
         view = memoryview(data)
         for run in runs:
+            index = (run.sector - self.layout.overhead) // GRAIN_SECTORS
+            for position in range(run.length):
+                at = (run.grain - first + position) * GRAIN
+                self._sums[index + position] = crc32c(view[at : at + GRAIN])
             start = (run.grain - first) * GRAIN
             end = start + run.length * GRAIN
             for position in range(start, end, _MAX_WRITE):

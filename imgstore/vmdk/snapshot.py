@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
 
-from imgstore.blocks import GRAIN, BlockMap, Bytes, Extent, ReadableFile, Run
+from imgstore.blocks import GRAIN, BlockMap, Bytes, Extent, ReadableFile
 from imgstore.vmdk.chain import Chain, check_range, mapped_extents, read_mapped
 from imgstore.vmdk.hosted import DiskSummary, HostedDiskWriter
 
 CACHE_SIZE = 8 << 20
 """Bytes of grains in memory that were written in part."""
 
-_QUEUE_DEPTH = 4
-"""Long writes that may wait for the disk: as many buffers of the caller stay alive."""
-
-_BEHIND_FROM = 4 * GRAIN
-"""Shorter writes cost less than handing them to a thread."""
-
 
 class SnapshotDevice:
     """A WritableBlockDevice over a parent chain; what is written goes to a new disk. For one thread.
 
-    Whole grains go to the file at once, long runs by a thread of its own. Grains written in part are completed from the parent and kept
-    in memory, at most ``cache_size`` bytes of them, the one that rested longest leaving first. The same writes and reads always make
-    the same file. An error of the thread comes out of the next call.
+    Whole grains go to the file at once, a run by one pwrite. Grains written in part are completed from the parent and kept in memory,
+    at most ``cache_size`` bytes of them, those that rested longest leaving first. The same calls always make the same file.
 
     Args:
         writer: takes the grains; the device seals it.
@@ -48,7 +39,6 @@ class SnapshotDevice:
         self._map = BlockMap() if parent is None else parent.block_map.copy()
         self._dirty: dict[int, bytearray] = {}
         self._dirty_limit = max(1, cache_size // GRAIN)
-        self._behind: _WriteBehind | None = None
         self._written = False
 
     @property
@@ -62,7 +52,7 @@ class SnapshotDevice:
         return self._written
 
     def write(self, offset: int, data: Bytes) -> None:
-        """Puts ``data`` at ``offset``. The caller must not change ``data`` afterwards: it may be written later.
+        """Puts ``data`` at ``offset``.
 
         Raises:
             ValueError: the range is not inside the device, or the device is sealed.
@@ -120,7 +110,6 @@ class SnapshotDevice:
             NoSpaceError: the datastore or the file is full.
         """
         self._write_back(sorted(self._dirty))
-        self._drain()
 
     def chain(self) -> Chain:
         """The chain with this disk on top, as it is now, read from the file being made, without reading its tables again.
@@ -136,7 +125,7 @@ class SnapshotDevice:
         return self._parent.with_disk(self._writer.file, cid, block_map)
 
     def seal(self) -> DiskSummary:
-        """Flushes, ends the thread, and seals the disk; from any thread, as the last call but ``read``.
+        """Flushes and seals the disk; from any thread, as the last call but ``read``.
 
         Takes an fsync of the file. A crash before it returned leaves a file that no reader takes for a disk.
 
@@ -144,20 +133,11 @@ class SnapshotDevice:
             NoSpaceError: the datastore or the file is full.
         """
         self.flush()
-        self.close()
         return self._writer.seal()
 
     def close(self) -> None:
-        """Ends the thread; what was not flushed is dropped. Allowed more than once; needed if the disk is given up."""
-        if self._behind is not None:
-            self._behind.stop()
-            self._behind = None
-
-    def __enter__(self) -> SnapshotDevice:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+        """Drops what was not flushed: the disk is given up. Allowed more than once."""
+        self._dirty.clear()
 
     def _put_whole(self, first: int, count: int, view: memoryview) -> None:
         for grain in list(self._dirty_between(first, first + count)):
@@ -165,12 +145,7 @@ class SnapshotDevice:
         runs = self._writer.allocate(first, count)
         for run in runs:
             self._map.assign(run.grain, run.length, self._disk, run.sector)
-        if self._behind is None and len(view) >= _BEHIND_FROM:
-            self._behind = _WriteBehind(self._writer)
-        if self._behind is None:
-            self._writer.put(first, runs, view)
-        else:
-            self._behind.put(first, runs, view)
+        self._writer.put(first, runs, view)
 
     def _put_part(self, grain: int, start: int, view: memoryview) -> None:
         page = self._dirty.pop(grain, None)
@@ -178,7 +153,7 @@ class SnapshotDevice:
             if len(self._dirty) >= self._dirty_limit:
                 # A quarter at once: neighbours written one after the other leave as one run.
                 self._write_back(sorted(list(self._dirty)[: max(1, self._dirty_limit // 4)]))
-            page = bytearray(GRAIN if self._map.find(grain) is None else self._read_mapped(grain * GRAIN, GRAIN))
+            page = bytearray(self._read_mapped(grain * GRAIN, GRAIN))
         page[start : start + len(view)] = view
         self._dirty[grain] = page
 
@@ -201,46 +176,4 @@ class SnapshotDevice:
         return (grain for grain in range(first, end) if grain in self._dirty)
 
     def _read_mapped(self, offset: int, length: int) -> bytes:
-        self._drain()
         return read_mapped(self._map, self._files, offset, length)
-
-    def _drain(self) -> None:
-        if self._behind is not None:
-            self._behind.drain()
-
-
-class _WriteBehind:
-    """A thread that writes what it is handed, in that order. After an error it writes nothing more and says the error every time."""
-
-    def __init__(self, writer: HostedDiskWriter) -> None:
-        self._writer = writer
-        self._queue: queue.Queue[tuple[int, list[Run], memoryview] | None] = queue.Queue(_QUEUE_DEPTH)
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name=f"writing {writer.file.path}", daemon=True)
-        self._thread.start()
-
-    def put(self, first: int, runs: list[Run], view: memoryview) -> None:
-        self._raise_error()
-        self._queue.put((first, runs, view))
-
-    def drain(self) -> None:
-        self._queue.join()
-        self._raise_error()
-
-    def stop(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            try:
-                if self._error is None:
-                    self._writer.put(*item)
-            except Exception as error:
-                self._error = error
-            finally:
-                self._queue.task_done()
