@@ -8,6 +8,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -15,6 +16,7 @@ import click
 
 from imgstore.changes import FileType
 from imgstore.cli import output, units
+from imgstore.cli.paths import resolve
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError
 
@@ -35,12 +37,14 @@ DEVICES = (FileType.BLOCK_DEVICE, FileType.CHARACTER_DEVICE)
 def list_files(session: Session, reference: str, path: str, long: bool) -> None:
     """List a directory of an image, or show one file.
 
-    Names that begin with a dot are listed too.
+    Names that begin with a dot are listed too. A PATH that is a symbolic link is followed, unless its own attributes are asked for: with
+    -l, or in JSON.
     """
     name = os.fsencode(path)
     with session.open_store() as store:
-        status = store.status(reference, name)
-        files = store.list_directory(reference, name) if status.type == FileType.DIRECTORY else [(name, status)]
+        place = resolve(name, partial(store.status, reference), follow=not (long or session.json))
+        status = store.status(reference, place)
+        files = store.list_directory(reference, place) if status.type == FileType.DIRECTORY else [(name, status)]
     if session.json:
         output.print_json([_describe(*file) for file in files])
     else:
@@ -52,9 +56,13 @@ def list_files(session: Session, reference: str, path: str, long: bool) -> None:
 @click.argument("path", metavar="PATH")
 @click.pass_obj
 def cat(session: Session, reference: str, path: str) -> None:
-    """Print the contents of a file of an image."""
+    """Print the contents of a file of an image.
+
+    Symbolic links are followed, inside the image.
+    """
     with session.open_store() as store, output.binary_output() as out:
-        for piece in store.read_file(reference, os.fsencode(path)):
+        place = resolve(os.fsencode(path), partial(store.status, reference), follow=True)
+        for piece in store.read_file(reference, place):
             out.write(piece)
 
 

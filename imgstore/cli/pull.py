@@ -79,6 +79,6 @@ def _describe(store: ImageStore, result: PullResult) -> dict[str, object]:
         "reference": result.reference,
         "image_id": result.image.id,
         "digest": result.digest,
-        "status": result.status.value,
+        "status": result.status.name.lower().replace("_", "-"),
         "disk": store.disk_paths(result.image.id)[-1],
     }

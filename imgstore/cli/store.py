@@ -80,16 +80,17 @@ def init(session: Session, disk_size: str | None) -> None:
 
     Only needed for another disk size: a store is made on first use.
     """
+    size = config.DEFAULT_DISK_SIZE if disk_size is None else units.parse_size(disk_size)
+    location = session.location
     from imgstore.store import ImageStore
 
-    size = config.DEFAULT_DISK_SIZE if disk_size is None else units.parse_size(disk_size)
-    session.kept = "the store may be incomplete"
-    with ImageStore.create(session.location, disk_size=size):
+    session.kept = "there may be an empty store"
+    with ImageStore.create(location, disk_size=size):
         pass
     if session.json:
-        output.print_json({"store": session.location, "disk_size": size})
+        output.print_json({"store": location, "disk_size": size})
     else:
-        output.print_paths([session.location])
+        output.print_paths([location])
         print(f"Made a store of disks of {units.format_binary_size(size)}", file=sys.stderr)
 
 
