@@ -74,14 +74,15 @@ def pull_image(
     build_image: Callable[[str], Image], registry: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Pulled]]:
     """A function from the name of an image to the image, pulled from the registry into a store of its own."""
-    references: dict[str, Pulled] = {}
+    pulled: dict[str, Pulled] = {}
     root = tmp_path_factory.mktemp("stores")
 
     def get(name: str) -> Pulled:
-        if name not in references:
+        if name not in pulled:
+            shutil.rmtree(root / name, ignore_errors=True)
             image = build_image(name)
-            references[name] = pull(image, image.push(registry), root / name)
-        return references[name]
+            pulled[name] = pull(image, image.push(registry), root / name)
+        return pulled[name]
 
     yield get
     shutil.rmtree(root)
