@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from imgstore.datastores.local import LocalDatastore
-from imgstore.vmdk.chain import open_chain
 
+from imgstore.datastores.local import LocalDatastore
 from imgstore.store import ImageStore
+from imgstore.vmdk.chain import open_chain
 from tests.images.layout import Image
 from tests.judges import e2fsck, umoci, vmdk
 from tests.judges.model import Model, model_of
