@@ -213,7 +213,8 @@ def test_gnu_tar_extracts_what_we_export(pulled: Pulled, tmp_path: Path) -> None
         "--acls",
     )
     run("tar", *options, "--file", archive, "--directory", directory)
-    assert diff(model_of(pulled.image.layers).tree(), tree_of(directory)) == []
+    # As docker export, ours says nothing of the root directory itself.
+    assert diff(model_of(pulled.image.layers).tree(), tree_of(directory), without_mtime=[b""]) == []
     archive.unlink()
     shutil.rmtree(directory)
 
