@@ -1,4 +1,4 @@
-"""What the tests of ``imgstore.ext4`` share: a device that is a sparse file, short ways to write Changes, layers put on top of each other."""
+"""What the tests of ``imgstore.ext4`` share: a device that is a sparse file, and short ways to write Changes and layers."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,11 +66,8 @@ def everything() -> Iterator[Change]:
     yield regular(b"d/empty")
     yield regular(b"d/small", b"small")
     yield regular(b"d/big", random.Random(1).randbytes(3 * MIB + 17), piece=12345)
-    yield regular(
-        b"d/xattrs",
-        b"x",
-        xattrs={b"user.big": b"v" * 3000, b"user.small": b"s", b"trusted.none": b"", b"user." + b"n" * 255: b""},
-    )
+    attributes = {b"user.big": b"v" * 3000, b"user.small": b"s", b"trusted.none": b"", b"user." + b"n" * 255: b""}
+    yield regular(b"d/xattrs", b"x", xattrs=attributes)
     yield regular(b"d/acl", b"x", xattrs={b"system.posix_acl_access": acl})
     yield regular(
         b"d/capability", b"x", xattrs={b"security.capability": bytes.fromhex("0100000200040000000000000000000000000000")}
@@ -115,10 +113,10 @@ def test_layer_upon_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fragments", "depth"),
-    [(4, 0), (5, 1), (340, 1), (4 * 340 + 1, 2)],
+    ("fragments", "depth", "blocks"),
+    [(4, 0, 0), (5, 1, 1), (340, 1, 1), (4 * 340, 1, 4), (4 * 340 + 1, 2, 6)],
 )
-def test_extent_trees(tmp_path: Path, fragments: int, depth: int) -> None:
+def test_extent_trees(tmp_path: Path, fragments: int, depth: int, blocks: int) -> None:
     data = [(number * 8192, b"%4d" % number * 1024) for number in range(fragments)]
     with formatted_file(tmp_path / "image", 128 * MIB) as device:
         apply_layer(device, [sparse(b"file", fragments * 8192, data)])
@@ -132,7 +130,7 @@ def test_extent_trees(tmp_path: Path, fragments: int, depth: int) -> None:
         before = FileSystem(device).super_block.free_blocks_count_lo
         apply_layer(device, [Whiteout(b"file")])
         gate(device)
-        assert FileSystem(device).super_block.free_blocks_count_lo > before + fragments
+        assert FileSystem(device).super_block.free_blocks_count_lo == before + fragments + blocks
 
 
 def test_long_extents(tmp_path: Path) -> None:
@@ -145,8 +143,7 @@ def test_long_extents(tmp_path: Path) -> None:
         assert [run.length for run in FileSystem(device).runs(FileSystem(device).lookup(b"file"))] == [32768, 32768, 11264]
 
 
-@pytest.mark.parametrize("count", [1, 200, 20_000, 60_000])
-@pytest.mark.parametrize("length", [8, 200])
+@pytest.mark.parametrize(("count", "length"), [(1, 8), (200, 8), (20_000, 8), (20_000, 200)])
 def test_wide_directories(tmp_path: Path, count: int, length: int) -> None:
     """One block, an index of one level, an index of two."""
     names = [b"%d" % number + b"-" * (length - len(b"%d" % number)) for number in range(count)]
@@ -156,7 +153,7 @@ def test_wide_directories(tmp_path: Path, count: int, length: int) -> None:
         assert len(names) == len(FileSystem(device).list_directory(FileSystem(device).lookup(b"d")))
 
 
-@pytest.mark.parametrize("count", [LINK_MAX - 3, LINK_MAX - 2, LINK_MAX - 1, 70_000])
+@pytest.mark.parametrize("count", [LINK_MAX - 2, LINK_MAX - 1, 70_000])
 def test_many_subdirectories(tmp_path: Path, count: int) -> None:
     with formatted_file(tmp_path / "image", 2 * GIB) as device:
         apply_layer(device, [directory(b"d/%d" % number) for number in range(count)])
@@ -206,7 +203,7 @@ def test_filled_up_to_the_last(tmp_path: Path, kind: str) -> None:
         summary = apply_layer(device, changes)
         assert (summary.free_inodes if kind == "inodes" else summary.free_blocks) == 0
         gate(device)
-        with pytest.raises(FileSystemFullError, match="more: no (block|inode) is free"):
+        with pytest.raises(FileSystemFullError, match=r"more: no (block|inode) is free"):
             apply_layer(device, [regular(b"more", b"x")])
 
 
@@ -226,29 +223,23 @@ def debugfs(image: Path, request: str) -> str:
     return run("debugfs", "-R", request, image).stdout.decode()
 
 
-@pytest.mark.parametrize("name", [b"a", b"abc", b"abcd", b"x" * 31, b"x" * 32, b"x" * 33, b"y" * 255, "ünïcödé-ß".encode()])
+@pytest.mark.parametrize("name", [b"a", b"abc", b"abcd", b"x" * 31, b"x" * 32, b"x" * 33, b"y" * 255])
 def test_hash(tmp_path: Path, name: bytes) -> None:
-    with formatted_file(tmp_path / "image"):
-        seed = (0x11111111, 0x22222222, 0x33333333, 0x44444444)
-        text = "11111111-2222-2222-3333-333344444444"
-        said = debugfs(tmp_path / "image", f"dx_hash -h half_md4_unsigned -s {text} {name.decode()}")
-        expected = tuple(int(word, 16) for word in (said.split("0x")[1].split()[0], said.split("0x")[2].split(")")[0]))
-        del seed
-        swapped = tuple(
-            int.from_bytes(bytes.fromhex(text.replace("-", ""))[start : start + 4], "little") for start in (0, 4, 8, 12)
-        )
-        assert expected == hash_name(name, swapped)
+    seed = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
+    with formatted_file(tmp_path / "image") as device:
+        said = debugfs(device.path, f"dx_hash -h half_md4 -s {seed} {name.decode()}")
+    words = [int.from_bytes(seed.bytes[start : start + 4], "little") for start in (0, 4, 8, 12)]
+    value, minor = hash_name(name, words)
+    assert f"Hash of {name.decode()} is 0x{value:x} (minor 0x{minor:x})" == said.strip()
 
 
 def test_debugfs_reads_every_kind(tmp_path: Path) -> None:
     with formatted_file(tmp_path / "image", 256 * MIB) as device:
         apply_layer(device, everything())
         assert 'Fast link dest: "' + "t" * 59 in debugfs(device.path, "stat d/fast")
-        assert "(New-style) 300:70000" in debugfs(device.path, "stat d/far")
+        assert "(New-style) Device major/minor number: 300:70000" in debugfs(device.path, "stat d/far")
         assert "Links: 2" in debugfs(device.path, "stat d/link")
-        assert "1901-12-13" in debugfs(device.path, f"stat times/{-(1 << 62)}") or "Dec 13" in debugfs(
-            device.path, f"stat times/{-(1 << 62)}"
-        )
+        assert "ctime: 0x80000000" in debugfs(device.path, f"stat times/{-(1 << 62)}")
         assert run("debugfs", "-R", "cat d/big", device.path).stdout == random.Random(1).randbytes(3 * MIB + 17)
 
 
