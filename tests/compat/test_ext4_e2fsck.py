@@ -66,7 +66,7 @@ def everything() -> Iterator[Change]:
     yield regular(b"d/empty")
     yield regular(b"d/small", b"small")
     yield regular(b"d/big", random.Random(1).randbytes(3 * MIB + 17), piece=12345)
-    attributes = {b"user.big": b"v" * 3000, b"user.small": b"s", b"trusted.none": b"", b"user." + b"n" * 255: b""}
+    attributes = {b"user.big": b"v" * 3000, b"user.small": b"s", b"trusted.none": b"", b"user." + b"n" * 250: b""}
     yield regular(b"d/xattrs", b"x", xattrs=attributes)
     yield regular(b"d/acl", b"x", xattrs={b"system.posix_acl_access": acl})
     yield regular(
