@@ -225,7 +225,13 @@ class LocalFile(StoredFile):
 
     def __init__(self, path: str, descriptor: int) -> None:
         self._path = path
-        self._descriptor = descriptor
+        self._open_descriptor = descriptor
+
+    @property
+    def _descriptor(self) -> int:
+        if self._open_descriptor < 0:
+            raise ValueError(f"{self._path} is closed")
+        return self._open_descriptor
 
     @property
     def path(self) -> str:
@@ -266,7 +272,7 @@ class LocalFile(StoredFile):
                 yield start, min(offset, end) - start
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self._open_descriptor = self._open_descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -293,12 +299,12 @@ class LocalStagedFile(LocalFile, StagedFile):
 
     def _seal(self, directory: int, name: str) -> None:
         """Read-only and on stable storage, whether the file is still open or not."""
-        descriptor = os.open(name, _READ, dir_fd=directory) if self._descriptor < 0 else self._descriptor
+        descriptor = os.open(name, _READ, dir_fd=directory) if self._open_descriptor < 0 else self._open_descriptor
         try:
             os.fchmod(descriptor, _SEALED_MODE)
             os.fsync(descriptor)
         finally:
-            if descriptor != self._descriptor:
+            if descriptor != self._open_descriptor:
                 os.close(descriptor)
 
 
@@ -439,15 +445,17 @@ def _take_owner(root: int) -> tuple[str, int]:
         descriptor = os.open(_lock_name(owner), _CREATE, 0o600, dir_fd=root)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink == 0:  # a sweep took it for a dead owner's, and was faster
+                os.close(descriptor)
+                continue
+            _pwrite(descriptor, 0, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode())
         except OSError as error:
             os.close(descriptor)
-            if error.errno == errno.EWOULDBLOCK:  # a sweep took the new file for a dead owner's
+            if error.errno == errno.EWOULDBLOCK:  # a sweep is about to remove it
                 continue
+            with contextlib.suppress(OSError):
+                os.unlink(_lock_name(owner), dir_fd=root)
             raise
-        if os.fstat(descriptor).st_nlink == 0:  # and this one has removed it already
-            os.close(descriptor)
-            continue
-        _pwrite(descriptor, 0, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode())
         return owner, descriptor
     raise UnavailableError("the root of the datastore: every new owner's lock was swept away")
 
