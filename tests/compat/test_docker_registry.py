@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import trustme
+
 from registry_client.credentials import Credential
 from registry_client.digest import Digest
 from registry_client.errors import CertificateError, DeniedError, NotFoundError
 from registry_client.options import Options
 from registry_client.platform import Platform
 from registry_client.source import open_source
-
 from tests import tools
 from tests.servers.docker_registry import PASSWORD, USERNAME, DockerRegistry, docker_registry
 from tests.servers.images import build_image, make_tar, write_layout

@@ -72,6 +72,11 @@ def resolve(registry: Registry, options: Options = QUICK, tag: str = "1") -> Ima
         return source.resolve(AMD64)
 
 
+def resolve_text(text: str) -> Image:
+    with closing(open_source(text, QUICK)) as source:
+        return source.resolve(AMD64)
+
+
 def sent(registry: Registry) -> int:
     return sum(request.sent for request in registry.requests if request.status in (200, 206))
 
@@ -257,14 +262,14 @@ def test_no_such_repository_tag_or_registry(registry: Registry, image: BuiltImag
         resolve(registry, tag="2")
     assert raised.value.codes == ("MANIFEST_UNKNOWN",)
     with pytest.raises(NotFoundError, match=f"repository {registry.host}/nope not found: name unknown"):
-        open_source(f"{registry.host}/nope", QUICK).resolve(AMD64)
+        resolve_text(f"{registry.host}/nope")
     with pytest.raises(UnknownHostError, match=r"registry registry\.invalid: no such host"):
-        open_source("registry.invalid/app", QUICK).resolve(AMD64)
+        resolve_text("registry.invalid/app")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(UnreachableError, match=f"registry {host}: connection refused"):
-            open_source(f"{host}/app", QUICK).resolve(AMD64)
+            resolve_text(f"{host}/app")
 
 
 def test_huge_documents_are_not_read(registry: Registry, image: BuiltImage) -> None:
@@ -442,7 +447,7 @@ def test_proxy_of_the_environment_is_used_for_others(monkeypatch: pytest.MonkeyP
     with pytest.raises(
         UnreachableError, match=r"registry registry\.invalid: the proxy does not let us through \(connection refused\)"
     ):
-        open_source("registry.invalid/app", QUICK).resolve(AMD64)
+        resolve_text("registry.invalid/app")
 
 
 @pytest.fixture
@@ -493,7 +498,7 @@ def test_http_where_https_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(PlainHttpError, match="server gave HTTP response to HTTPS client") as raised:
-            open_source(f"registry.test:{server.getsockname()[1]}/app", QUICK).resolve(AMD64)
+            resolve_text(f"registry.test:{server.getsockname()[1]}/app")
         assert isinstance(raised.value, UnavailableError)
 
 
