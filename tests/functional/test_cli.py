@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from tests.servers.images import make_tar
+from tests.servers.registry import Registry
 from tests.tools import need, need_root, run
 
 ROOT = Path(__file__).parents[2]
@@ -213,6 +215,44 @@ class TestPull:
         assert b"layers that were complete are kept" in told and b"hint: run the same command again\n" in told
         assert b"Traceback" not in told
         assert cli.bytes("pull", "--quiet", REFERENCE).stdout
+
+
+class TestRegistry:
+    """Pulls from a registry in this process: what needs names, tags and digests."""
+
+    def test_pulled_then_up_to_date(self, cli: Cli) -> None:
+        with Registry() as registry:
+            built = registry.add_image("library/app", "1", [make_tar({"etc/motd": b"one"})])
+            name = f"{registry.host}/library/app"
+            first = cli.bytes("pull", f"{name}:1")
+            again = cli.bytes("pull", f"{name}:1")
+        assert first.stdout.decode() == again.stdout.decode() == f"{name}:1\n"
+        digest = f"Digest: {built.digest}\n".encode()
+        assert first.stderr.endswith(digest + f"Status: Downloaded newer image for {name}:1\n".encode())
+        assert again.stderr.endswith(digest + f"Status: Image is up to date for {name}:1\n".encode())
+        row = cli.text("images", "--digests").splitlines()[1]
+        assert row.split()[:3] == [name, "1", built.digest]
+        assert f"{built.image_id}\n" == cli.text("images", "-q", "--no-trunc")
+
+    def test_all_tags(self, cli: Cli) -> None:
+        with Registry() as registry:
+            built = {tag: registry.add_image("app", tag, [make_tar({"tag": tag.encode()})]) for tag in ("a", "b")}
+            name = f"{registry.host}/app"
+            assert cli.text("pull", "--all-tags", name) == f"{name}:a\n{name}:b\n"
+            quiet = cli.bytes("pull", "--all-tags", "--quiet", name)
+            pulled = cli.json("pull", "--all-tags", name)
+        assert [image.image_id for image in built.values()] == quiet.stdout.decode().split()
+        assert quiet.stderr == b""
+        assert [(f"{name}:{tag}", image.digest, "up-to-date") for tag, image in built.items()] == [
+            (result["reference"], result["digest"], result["status"]) for result in pulled
+        ]
+
+    @pytest.mark.parametrize("name", ["app:nosuchtag", "nosuchrepository:1"])
+    def test_not_there(self, cli: Cli, name: str) -> None:
+        with Registry() as registry:
+            registry.add_image("app", "1", [make_tar({"a": b""})])
+            assert "not found" in cli.error("pull", f"{registry.host}/{name}", code=4)
+        assert cli.json("images") == []
 
 
 class TestImages:
@@ -483,7 +523,7 @@ class TestStore:
         assert (report["images"], report["disks"]) == (1, 3)
         assert before == (changeable.json("images"), changeable.json("df")["disk_bytes"])
         assert changeable.text("check") == ""
-        assert changeable.text("rebuild").split() == ["IMAGES", "DISKS", "REMOVED", "1", "3", "0"]
+        assert changeable.text("rebuild").split() == ["IMAGES", "DISKS", "LEFT", "OUT", "1", "3", "0"]
 
     def test_the_option_beats_the_variable(self, pulled: Cli, tmp_path: Path) -> None:
         other = tmp_path / "other"
