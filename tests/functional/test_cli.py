@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.servers.images import make_tar
-from tests.servers.registry import Registry
+from tests.servers.registry import Fault, Registry
 from tests.tools import need, need_root, run
 
 ROOT = Path(__file__).parents[2]
@@ -246,6 +246,27 @@ class TestRegistry:
         assert [(f"{name}:{tag}", image.digest, "up-to-date") for tag, image in built.items()] == [
             (result["reference"], result["digest"], result["status"]) for result in pulled
         ]
+
+    def test_interrupted_between_two_layers(self, cli: Cli) -> None:
+        with Registry() as registry:
+            built = registry.add_image("app", "1", [make_tar({"first": b"1"}), make_tar({"second": b"2"})])
+            first, second = (digest.removeprefix("sha256:") for digest in built.layer_digests)
+            registry.inject(second, Fault(delay=5))
+            command = cli.command("pull", f"{registry.host}/app:1")
+            environment = {**cli.environment, "PYTHONWARNINGS": ""}  # the connection that waits is dropped as it is
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+                assert process.stdout is not None and process.stderr is not None
+                before = list(iter(process.stderr.readline, f"{first[:12]}: Pull complete\n"))
+                process.send_signal(signal.SIGINT)
+                assert process.stdout.read() == ""
+                told = process.stderr.read()
+            assert process.returncode == 130, (before, told)
+            assert "layers that were complete are kept" in told and "Traceback" not in told
+            assert cli.json("images") == []
+            assert cli.text("check") == ""
+            again = cli.bytes("pull", f"{registry.host}/app:1").stderr.decode().splitlines()
+        assert f"{first[:12]}: Already exists" in again
+        assert f"{second[:12]}: Pull complete" in again
 
     @pytest.mark.parametrize("name", ["app:nosuchtag", "nosuchrepository:1"])
     def test_not_there(self, cli: Cli, name: str) -> None:
