@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from imgstore import layout, markers
+from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import LayerRow
 from imgstore.datastores.datastore import Datastore, Staging, list_names
 from imgstore.errors import CorruptError, NotFoundError
@@ -112,7 +113,9 @@ class Disks:
             disk = PreparedDisk.create(self._datastore, layout.SCRATCH, layout.SCRATCH_DISK, self.capacity, None)
             try:
                 format_file_system(disk.device)
+                chain = disk.device.chain()
                 disk.publish()
+                chain.close()
             except BaseException:
                 disk.discard()
                 raise
@@ -198,10 +201,12 @@ class PreparedDisk:
         """Seals the disk and moves it to its place, durably; takes as long as the storage needs to take all of it."""
         summary = self.device.seal()
         sums_name = f"{self._name.removesuffix('.vmdk')}.crc32c"
-        self._staging.create(sums_name).pwrite(0, summary.grain_sums)
+        sums = self._staging.create(sums_name)
+        sums.pwrite(0, summary.grain_sums)
+        sums.close()
         self._staging.publish()
         digest = "sha256:" + hashlib.sha256(summary.grain_sums).hexdigest()
-        return DiskRecord(self._name, summary.file_size, f"{summary.cid:08x}", sums_name, digest)
+        return DiskRecord(self._name, summary.file_size, summary.grains, f"{summary.cid:08x}", sums_name, digest)
 
     def discard(self) -> None:
         """Leaves nothing of it. Allowed more than once, but not after ``publish``."""
@@ -218,7 +223,7 @@ def layer_row(marker: LayerMarker) -> LayerRow:
     """What the catalog remembers of a layer."""
     disk = marker.disk
     path = None if disk is None else _path(marker.chain_id, disk.file)
-    return LayerRow(marker.chain_id, marker.parent, marker.diff_id, path, 0 if disk is None else disk.size, marker.size)
+    return LayerRow(marker.chain_id, marker.parent, marker.diff_id, path, 0 if disk is None else disk.grains * GRAIN, marker.size)
 
 
 def _path(chain_id: str, file: str) -> str:

@@ -1,7 +1,8 @@
 """Images: committed, named, found, removed.
 
-An image is its config, its manifest and the chain ids of its layers, in ``images/<hex>/``; its marker is written last. A name is a marker of
-its own that points to an image. The datastore is written before the catalog, and on removal after it: what the catalog says exists, exists.
+An image is its config, its manifest and the chain ids of its layers, in ``images/<hex>/``; its marker is written last. A name is a
+marker of its own that points to an image. The datastore is written before the catalog, and on removal after it: what the catalog says
+exists, exists.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def familiar(name: str) -> str:
     return Reference.parse(name).familiar
 
 
-def names_of(reference: Reference | None, image_id: str, digest: Digest | None) -> list[ReferenceRow]:
+def names_of(reference: Reference | None, image_id: str, digest: str | None) -> list[ReferenceRow]:
     """The names that a pull of ``reference`` gives: the tag, and the repository with the digest that the registry served."""
     if reference is None:
         return []
@@ -217,9 +218,9 @@ def names_of(reference: Reference | None, image_id: str, digest: Digest | None) 
     if reference.digest is None:
         rows.append(ReferenceRow(str(reference), image_id, digest))
     else:
-        digest = reference.digest
+        digest = str(reference.digest)
     if digest is not None:
-        rows.append(ReferenceRow(str(reference.with_digest(digest)), image_id, digest))
+        rows.append(ReferenceRow(str(reference.with_digest(Digest(digest))), image_id, digest))
     return rows
 
 

@@ -138,9 +138,10 @@ class _FileLease:
             descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
-        if not self._shared:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+        with contextlib.suppress(OSError):  # another sharer still holds it: the last one removes the file
+            if self._shared:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._path.unlink()
         os.close(descriptor)
 
 

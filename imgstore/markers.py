@@ -36,7 +36,8 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         file: name of the VMDK, beside the marker.
-        size: its length in bytes.
+        size: its length in bytes, holes included.
+        grains: how many grains of 64 KiB it holds.
         cid: its content id, 8 hex digits.
         grain_sums: file beside the marker with the CRC-32C of each grain (u32, little-endian) in the order of the file.
         grain_sums_digest: ``sha256:…`` of that file.
@@ -44,6 +45,7 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     file: str
     size: int
+    grains: int
     cid: str
     grain_sums: str
     grain_sums_digest: str

@@ -21,8 +21,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from registry_client.source import ImageSource, open_source
-
 from imgstore import gc, layout, markers
 from imgstore.blocks import GRAIN, Bytes
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
@@ -46,6 +44,7 @@ from imgstore.vmdk.chain import Chain
 from registry_client.image_config import ImageConfig, parse_image_config
 from registry_client.options import Options
 from registry_client.platform import Platform, choose
+from registry_client.source import ImageSource, open_source
 
 DEFAULT_DISK_SIZE = 32 << 30
 """Capacity of a store's disks in bytes unless told otherwise; what is not used takes no space."""
@@ -446,9 +445,10 @@ class ImageStore:
         if known is not None:
             return known
         image = source.resolve(platform)
-        image_id, digest = str(image.config.image_id), image.digest
+        image_id = str(image.config.image_id)
+        digest = None if image.digest is None else str(image.digest)
         wanted = [
-            WantedLayer(chain_id, diff_id, parent, descriptor)
+            WantedLayer(str(chain_id), str(diff_id), None if parent is None else str(parent), descriptor)
             for chain_id, diff_id, parent, descriptor in zip(
                 image.config.chain_ids,
                 image.config.diff_ids,
@@ -470,7 +470,7 @@ class ImageStore:
                 manifest=b"" if image.manifest_document is None else image.manifest_document.data,
                 config=image.config.raw,
                 layers=tuple(
-                    ImageLayerRow(layer.chain_id, layer.diff_id, layer.descriptor.digest, layer.descriptor.media_type)
+                    ImageLayerRow(layer.chain_id, layer.diff_id, str(layer.descriptor.digest), layer.descriptor.media_type)
                     for layer in wanted
                 ),
             )

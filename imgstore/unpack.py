@@ -1,6 +1,7 @@
 """Unpack: a layer blob becomes a committed disk under its chain id.
 
-The blob streams through once: inflated and hashed in one thread, read as tar and applied to the file system in this one, written in a third.
+The blob streams through once: inflated and hashed in one thread, read as tar and applied to the file system in this one, written in a
+third.
 """
 
 from __future__ import annotations

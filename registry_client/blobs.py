@@ -127,12 +127,13 @@ class BlobStream:
         while True:
             if self._cancelled.is_set():
                 raise CancelledError(f"{self._name}: cancelled at byte {self.position} of {self.descriptor.size}")
-            missing = self.descriptor.size - self.position
+            if self.position == self.descriptor.size:
+                return b""
             try:
                 if self._body is None:
                     self._body = self._open_body(self.position)
-                piece = self._body.read(CHUNK_SIZE) if missing else b""
-                if piece or not missing:
+                    continue  # somebody may have cancelled meanwhile
+                if piece := self._body.read(CHUNK_SIZE):
                     self._failures = 0
                     return piece
                 raise UnreachableError(f"{self._name}: the connection ended at byte {self.position} of {self.descriptor.size}")

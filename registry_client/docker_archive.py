@@ -13,7 +13,7 @@ from registry_client import media_types
 from registry_client.blobs import BlobStream
 from registry_client.digest import Digest
 from registry_client.errors import InvalidError, InvalidReferenceError, MalformedError, NoMatchingPlatformError, NotFoundError
-from registry_client.files import GZIP_MAGIC, ArchiveFiles, read_file
+from registry_client.files import GZIP_MAGIC, ArchiveFiles, open_file_blob, read_file
 from registry_client.image import Image
 from registry_client.image_config import ImageConfig, parse_image_config
 from registry_client.manifest import LAYERS_MAX, Descriptor
@@ -83,6 +83,10 @@ class DockerArchiveSource:
         layers = (self._describe(name, diff_id) for name, diff_id in zip(self._image.layers, config.diff_ids, strict=True))
         return Image(config, tuple(layers))
 
+    def digest(self) -> Digest | None:
+        """See ImageSource."""
+        return None
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource; for the layers of a resolved image.
 
@@ -92,7 +96,7 @@ class DockerArchiveSource:
         name = self._names.get(descriptor.digest)
         if name is None:
             raise NotFoundError(f"{self._path}: holds no blob {descriptor.digest}")
-        return BlobStream(descriptor, lambda start: self._files.open(name, start), offset=offset)
+        return open_file_blob(self._files, name, descriptor, offset)
 
     def tags(self) -> list[str]:
         """The tags of all images of the archive."""

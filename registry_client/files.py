@@ -10,8 +10,9 @@ import zlib
 from pathlib import Path
 from typing import Protocol
 
-from registry_client.blobs import Body
-from registry_client.errors import InvalidError, MalformedError, NotFoundError, RegistryError, UnsupportedError
+from registry_client.blobs import BlobStream, Body
+from registry_client.errors import InvalidError, MalformedError, NotFoundError, RegistryError, SizeMismatchError, UnsupportedError
+from registry_client.manifest import Descriptor
 from registry_client.tar_index import TarIndex, TarMember
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -50,6 +51,17 @@ def read_file(files: Files, name: str, size_max: int) -> bytes:
         return b"".join(pieces)
     finally:
         body.close()
+
+
+def open_file_blob(files: Files, name: str, descriptor: Descriptor, offset: int) -> BlobStream:
+    """A file as the blob that the descriptor describes. A wrong size is an error before the first piece."""
+
+    def open_body(start: int) -> Body:
+        if (size := files.size(name)) != descriptor.size:
+            raise SizeMismatchError(f"blob {descriptor.digest}: {name} has {size} bytes, its descriptor says {descriptor.size}")
+        return files.open(name, start)
+
+    return BlobStream(descriptor, open_body, offset=offset)
 
 
 class DirectoryFiles:

@@ -12,7 +12,7 @@ from registry_client import media_types
 from registry_client.blobs import BlobStream, read_blob
 from registry_client.digest import Digest
 from registry_client.errors import InvalidError, InvalidReferenceError, MalformedError, NotFoundError, UnsupportedError
-from registry_client.files import Files, read_file
+from registry_client.files import Files, open_file_blob, read_file
 from registry_client.image import Document, Image, ImageResolver
 from registry_client.manifest import Descriptor, Index, check_document_size, parse_manifest
 from registry_client.platform import Platform
@@ -70,9 +70,13 @@ class LayoutSource:
         root = Document(read_blob(self.open_blob(entry)), entry.media_type, entry.digest)
         return resolver.resolve(root)
 
+    def digest(self) -> Digest | None:
+        """See ImageSource."""
+        return self._entries[0].digest if len(self._entries) == 1 else None
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource."""
-        return BlobStream(descriptor, lambda start: self._files.open(_blob_path(descriptor.digest), start), offset=offset)
+        return open_file_blob(self._files, _blob_path(descriptor.digest), descriptor, offset)
 
     def tags(self) -> list[str]:
         """The names that the layout gives to its images."""

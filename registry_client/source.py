@@ -17,10 +17,11 @@ from typing import Protocol
 from registry_client import media_types
 from registry_client.blobs import BlobStream, read_blob
 from registry_client.client import RepositoryClient
+from registry_client.digest import Digest
 from registry_client.docker_archive import DockerArchiveSource
 from registry_client.errors import InvalidReferenceError, SizeMismatchError
 from registry_client.files import ArchiveFiles, DirectoryFiles
-from registry_client.image import Image, ImageResolver
+from registry_client.image import Document, Image, ImageResolver
 from registry_client.layout import LayoutSource
 from registry_client.manifest import Descriptor
 from registry_client.options import Options
@@ -54,6 +55,15 @@ class ImageSource(Protocol):
             DeniedError, UnavailableError: from a registry.
         """
 
+    def digest(self) -> Digest | None:
+        """What the source has under the image's name now: `Image.digest` of what `resolve` would give.
+
+        Costs a registry one request, which `resolve` does not repeat.
+
+        Returns:
+            None where that is not known before the image is resolved.
+        """
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """A layer's bytes as a checked stream. May be called from several threads; each stream belongs to one."""
 
@@ -74,11 +84,15 @@ class RegistrySource:
         self._familiar = reference.familiar
         self._wanted = str(reference.digest or reference.tag)
         self._client = RepositoryClient(reference.registry, reference.repository, options)
+        self._root: Document | None = None
 
     def resolve(self, platform: Platform | None) -> Image:
         """See ImageSource."""
-        root = self._client.manifest(self._wanted, self._familiar)
-        return ImageResolver(self._read, self._familiar, platform).resolve(root)
+        return ImageResolver(self._read, self._familiar, platform).resolve(self._read_root())
+
+    def digest(self) -> Digest | None:
+        """See ImageSource."""
+        return self._read_root().digest
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource."""
@@ -91,6 +105,11 @@ class RegistrySource:
     def close(self) -> None:
         """See ImageSource."""
         self._client.close()
+
+    def _read_root(self) -> Document:
+        if self._root is None:
+            self._root = self._client.manifest(self._wanted, self._familiar)
+        return self._root
 
     def _read(self, descriptor: Descriptor) -> bytes:
         if descriptor.media_type not in media_types.INDEXES | media_types.MANIFESTS:

@@ -32,7 +32,7 @@ class LayerRow:
         parent: chain id of the layer below, or None for the lowest.
         diff_id: digest of the layer's inflated tar.
         disk: path of its disk on the datastore, or None when the layer changes nothing.
-        disk_size: bytes that the disk takes on the datastore, 0 without one.
+        disk_size: bytes of the grains in its disk, 0 without one.
         size: bytes of the inflated tar.
     """
 

@@ -8,6 +8,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -15,6 +16,7 @@ import click
 
 from imgstore.changes import FileType
 from imgstore.cli import output, units
+from imgstore.cli.paths import resolve
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError
 
@@ -35,12 +37,14 @@ DEVICES = (FileType.BLOCK_DEVICE, FileType.CHARACTER_DEVICE)
 def list_files(session: Session, reference: str, path: str, long: bool) -> None:
     """List a directory of an image, or show one file.
 
-    Names that begin with a dot are listed too.
+    Names that begin with a dot are listed too. A PATH that is a symbolic link is followed, unless its own attributes are asked for: with
+    -l, or in JSON.
     """
     name = os.fsencode(path)
     with session.open_store() as store:
-        status = store.status(reference, name)
-        files = store.list_directory(reference, name) if status.type == FileType.DIRECTORY else [(name, status)]
+        image_id = store.image(reference).id
+        place, status = resolve(name, partial(store.status, image_id), follow=not (long or session.json))
+        files = store.list_directory(image_id, place) if status.type == FileType.DIRECTORY else [(name, status)]
     if session.json:
         output.print_json([_describe(*file) for file in files])
     else:
@@ -52,9 +56,16 @@ def list_files(session: Session, reference: str, path: str, long: bool) -> None:
 @click.argument("path", metavar="PATH")
 @click.pass_obj
 def cat(session: Session, reference: str, path: str) -> None:
-    """Print the contents of a file of an image."""
+    """Print the contents of a file of an image.
+
+    Symbolic links are followed, inside the image.
+    """
     with session.open_store() as store, output.binary_output() as out:
-        for piece in store.read_file(reference, os.fsencode(path)):
+        image_id = store.image(reference).id
+        place, status = resolve(os.fsencode(path), partial(store.status, image_id), follow=True)
+        if status.type != FileType.REGULAR:
+            raise InvalidError(f"{path}: is no regular file, but a {_type_name(status)}")
+        for piece in store.read_file(image_id, place):
             out.write(piece)
 
 
@@ -125,10 +136,14 @@ def _columns(status: FileStatus) -> list[str]:
     return [mode, str(status.links), str(status.uid), str(status.gid), size, units.format_time(status.mtime_ns)]
 
 
+def _type_name(status: FileStatus) -> str:
+    return FileType(status.type).name.lower().replace("_", " ")
+
+
 def _describe(name: bytes, status: FileStatus) -> dict[str, object]:
     return {
         "name": os.fsdecode(name),
-        "type": FileType(status.type).name.lower().replace("_", "-"),
+        "type": _type_name(status).replace(" ", "-"),
         "mode": f"{status.mode:04o}",
         "uid": status.uid,
         "gid": status.gid,

@@ -64,8 +64,9 @@ class LayerBars(Progress):
 
     def show(self, event: ProgressEvent) -> None:
         """The ProgressSink; any thread may call it."""
-        if event.state is None:
-            self.console.print(printable(event.message), markup=False, highlight=False, soft_wrap=True)
+        if event.state is None or not event.layer:
+            words = ": ".join(filter(None, (event.state, event.message)))
+            self.console.print(printable(words), markup=False, highlight=False, soft_wrap=True)
             return
         with self._events:
             layer = self._layers.get(event.layer)

@@ -18,14 +18,10 @@ class StateLines:
         self._told: set[tuple[str, State]] = set()
 
     def __call__(self, event: ProgressEvent) -> None:
-        if event.state is None:
-            line = event.message
-        elif event.state is State.RETRYING and event.message:
-            line = f"{event.layer}: {event.state}: {event.message}"
-        else:
-            line = f"{event.layer}: {event.state}"
+        repeats = event.state in (None, State.RETRYING)
+        line = ": ".join(filter(None, (event.layer, event.state, event.message if repeats else "")))
         with self._lock:
-            if event.state is not None and event.state is not State.RETRYING:
+            if event.state is not None and not repeats:
                 if (event.layer, event.state) in self._told:
                     return
                 self._told.add((event.layer, event.state))

@@ -40,9 +40,10 @@ class Session:
 
     def open_store(self, *, create: bool = True) -> ImageStore:
         """Opens the store, and makes it if it is missing and ``create``; close it with ``with``."""
+        location = self.location
         from imgstore.store import ImageStore
 
-        return ImageStore.open(self.location, create=create)
+        return ImageStore.open(location, create=create)
 
     def start_debugging(self) -> None:
         """Sends the log of our own packages to standard error. Other packages stay silent: urllib3 would log URLs with secrets."""

@@ -80,16 +80,17 @@ def init(session: Session, disk_size: str | None) -> None:
 
     Only needed for another disk size: a store is made on first use.
     """
+    size = config.DEFAULT_DISK_SIZE if disk_size is None else units.parse_size(disk_size)
+    location = session.location
     from imgstore.store import ImageStore
 
-    size = config.DEFAULT_DISK_SIZE if disk_size is None else units.parse_size(disk_size)
-    session.kept = "the store may be incomplete"
-    with ImageStore.create(session.location, disk_size=size):
+    session.kept = "there may be an empty store"
+    with ImageStore.create(location, disk_size=size):
         pass
     if session.json:
-        output.print_json({"store": session.location, "disk_size": size})
+        output.print_json({"store": location, "disk_size": size})
     else:
-        output.print_paths([session.location])
+        output.print_paths([location])
         print(f"Made a store of disks of {units.format_binary_size(size)}", file=sys.stderr)
 
 
@@ -105,11 +106,11 @@ def rebuild(session: Session) -> None:
     with session.open_store(create=False) as store:
         report = store.rebuild()
     if session.json:
-        output.print_json({"images": report.images, "disks": report.disks, "removed": list(report.removed)})
+        output.print_json({"images": report.images, "disks": report.disks, "left_out": list(report.left_out)})
         return
-    output.print_table(["IMAGES", "DISKS", "REMOVED"], [[str(report.images), str(report.disks), str(len(report.removed))]])
-    for name in report.removed:
-        print(f"Removed: {output.printable(name)}", file=sys.stderr)
+    output.print_table(["IMAGES", "DISKS", "LEFT OUT"], [[str(report.images), str(report.disks), str(len(report.left_out))]])
+    for reason in report.left_out:
+        print(f"Left out: {output.printable(reason)}", file=sys.stderr)
 
 
 def _rows(used: Usage) -> list[list[str]]:
@@ -119,7 +120,7 @@ def _rows(used: Usage) -> list[list[str]]:
         ["Scratch disk", "", units.format_size(used.scratch_bytes)],
         ["Catalog", "", units.format_size(used.catalog_bytes)],
         ["Unfinished", "", units.format_size(used.staged_bytes)],
-        ["Free space", "", units.format_size(used.free_bytes)],
+        ["Free space", "", "unknown" if used.free_bytes is None else units.format_size(used.free_bytes)],
     ]
 
 

@@ -261,6 +261,11 @@ class InodeAllocator:
         clear_bits(bitmap, bit, 1)
         self._groups.free_inodes[group] += 1
         if directory:
+            if not self._groups.used_dirs[group]:
+                raise CorruptError(
+                    f"GroupDescriptor {group} at byte {self._groups.descriptor_offset(group)}: "
+                    f"has no directories, and inode {number} is one"
+                )
             self._groups.used_dirs[group] -= 1
         self._bitmaps.changed.add(group)
         self._reused.discard(number)

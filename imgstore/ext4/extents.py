@@ -22,11 +22,11 @@ MAXIMUM_DEPTH = 5
 
 
 class Run(NamedTuple):
-    """Blocks of a file that lie side by side. ``physical`` of an unwritten run is allocated but reads as zeros."""
+    """``length`` blocks of a file that lie side by side. ``physical`` of an unwritten run is allocated but reads as zeros."""
 
     logical: int
     physical: int
-    count: int
+    length: int
     unwritten: bool = False
 
 
@@ -40,7 +40,7 @@ def single_root(physical: int, count: int) -> bytes:
     return _ONE + EXTENT.pack(0, count, physical >> 32, physical & 0xFFFFFFFF) + _REST
 
 
-def encode_extents(runs: Sequence[Run], seed: int, allocate: Callable[[Sequence[bytes]], list[int]]) -> tuple[bytes, int]:
+def encode_extents(runs: Sequence[Run], seed: int, allocate: Callable[[list[bytes]], list[int]]) -> tuple[bytes, int]:
     """The 60 bytes for the inode, and how many blocks the tree takes beside it.
 
     Args:
@@ -50,7 +50,7 @@ def encode_extents(runs: Sequence[Run], seed: int, allocate: Callable[[Sequence[
     """
     records: list[tuple[int, bytes]] = []
     for run in runs:
-        logical, physical, left = run.logical, run.physical, run.count
+        logical, physical, left = run.logical, run.physical, run.length
         while left:
             take = min(left, LONGEST)
             records.append((logical, EXTENT.pack(logical, take, physical >> 32, physical & 0xFFFFFFFF)))

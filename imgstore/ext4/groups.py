@@ -96,9 +96,10 @@ class GroupTable:
                 f"inode table at {places[2]}, of {geometry.blocks} blocks"
             )
         unused, free = self.itable_unused[group], self.free_inodes[group]
-        if max(unused, free) > geometry.inodes_per_group or self.free_blocks[group] > geometry.blocks_in_group(group):
+        blocks = self.free_blocks[group]
+        if max(unused, free) > geometry.inodes_per_group or blocks > geometry.blocks_in_group(group):
             raise CorruptError(
-                f"GroupDescriptor {group} at byte {offset}: {self.free_blocks[group]} free blocks, {free} free inodes, {unused} inodes unused"
+                f"GroupDescriptor {group} at byte {offset}: {blocks} free blocks, {free} free inodes, {unused} unused inodes"
             )
 
     def descriptor(self, group: int) -> bytes:

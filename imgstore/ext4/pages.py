@@ -80,6 +80,7 @@ class WritablePageCache(PageCache):
     def __init__(self, device: WritableBlockDevice) -> None:
         super().__init__(device)
         self._writable = device
+        self._wrote = False
 
     def changing_page(self, number: int) -> bytearray:
         """The page, to be changed before the next call of any method."""
@@ -105,18 +106,18 @@ class WritablePageCache(PageCache):
                 first = max(number << PAGE_SHIFT, offset)
                 last = min((number + 1) << PAGE_SHIFT, offset + len(data))
                 pages[number][first & _MASK : ((last - 1) & _MASK) + 1] = data[first - offset : last - offset]
+        self._wrote = True
         self._writable.write(offset, data)
 
-    def flush(self) -> int:
-        """Writes every page that differs from the device; returns how many those were."""
-        written = 0
+    def flush(self) -> bool:
+        """Writes every page that differs from the device; returns whether this cache ever wrote anything."""
         for number in sorted(self._dirty):
             page = self._pages[number]
             if self._device.read(number << PAGE_SHIFT, len(page)) != page:
                 self._put(number, bytearray(page))
-                written += 1
         self._dirty.clear()
-        return written
+        return self._wrote
 
     def _put(self, number: int, page: bytearray) -> None:
+        self._wrote = True
         self._writable.write(number << PAGE_SHIFT, memoryview(page))

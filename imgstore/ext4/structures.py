@@ -168,7 +168,9 @@ class SuperBlock(Record, size=1024):
     lpf_ino: int = u32(0x268)
     prj_quota_inum: int = u32(0x26C)
     checksum_seed: int = u32(0x270)
-    tail: bytes = raw(0x274, 0x188)
+    encoding: bytes = raw(0x274, 12)
+    orphan_file_inum: int = u32(0x280)
+    tail: bytes = raw(0x284, 0x178)
     checksum: int = u32(0x3FC)
 
 

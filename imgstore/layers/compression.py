@@ -40,7 +40,6 @@ file: so each begins with little."""
 _MAX_WINDOW: Final = 128 << 20
 """What a decoder of Zstandard may be asked to remember; the most that ``zstd --long`` writes, and that containerd reads."""
 _MAX_ZSTD_BLOCK: Final = 128 << 10
-_BLOCKS_AT_ONCE: Final = PIECE_SIZE // _MAX_ZSTD_BLOCK
 
 
 class LayerStream:
@@ -111,7 +110,7 @@ class LayerStream:
         if head.startswith(_GZIP_MAGIC):
             return _gzip_pieces(cursor, self._piece_size)
         if head.startswith(_ZSTD_MAGIC) or _is_skippable(head[:4]):
-            return _zstd_pieces(cursor)
+            return _zstd_pieces(cursor, self._piece_size)
         if is_header(head):
             return _plain_pieces(cursor, self._piece_size)
         for magic, name in _OTHERS:
@@ -166,6 +165,10 @@ def _gzip_pieces(cursor: PieceCursor, piece_size: int) -> Iterator[bytes]:
                 yield piece
         if len(data) < len(_GZIP_MAGIC):
             data = memoryview(bytes(data) + bytes(cursor.take(_LARGEST_FEED)))
+        if 0 < len(data) < len(_GZIP_MAGIC) and _GZIP_MAGIC.startswith(data):
+            raise CorruptError(
+                f"gzip member {member + 1} at byte {cursor.offset - len(data)}: the layer ends in the middle of it"
+            )
         if bytes(data[:3]) != _GZIP_MAGIC:
             _expect_zeros(cursor, data, member)
             return
@@ -183,7 +186,7 @@ def _is_skippable(magic: bytes) -> bool:
     return len(magic) == 4 and magic[1:] == b"\x2a\x4d\x18" and magic[0] & 0xF0 == 0x50
 
 
-def _zstd_pieces(cursor: PieceCursor) -> Iterator[bytes]:
+def _zstd_pieces(cursor: PieceCursor, piece_size: int) -> Iterator[bytes]:
     """Decodes frame by frame.
 
     The decoder is given whole blocks, a few at a time: a block never makes more than 128 KiB, so a small input cannot make it allocate
@@ -192,23 +195,26 @@ def _zstd_pieces(cursor: PieceCursor) -> Iterator[bytes]:
     context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
     while True:
         start = cursor.offset
+        where = f"zstd frame at byte {start}"
         magic = bytes(cursor.take(4))
         if not magic:
             return
-        where = f"zstd frame at byte {start}"
+        if len(magic) < 4:
+            raise CorruptError(f"{where}: the layer ends in the middle of it")
         if _is_skippable(magic):
             length = int.from_bytes(_exactly(cursor, 4, where), "little")
             if cursor.skip(length) < length:
                 raise CorruptError(f"{where}: the layer ends in the middle of it")
         elif magic == _ZSTD_MAGIC:
-            yield from _zstd_frame(cursor, context, where)
+            yield from _zstd_frame(cursor, context, piece_size, where)
         else:
             raise CorruptError(f"{where}: begins with {magic.hex(' ')}, which is no frame's magic")
 
 
-def _zstd_frame(cursor: PieceCursor, context: zstandard.ZstdDecompressor, where: str) -> Iterator[bytes]:
+def _zstd_frame(cursor: PieceCursor, context: zstandard.ZstdDecompressor, piece_size: int, where: str) -> Iterator[bytes]:
     header, has_checksum = _zstd_frame_header(cursor, where)
-    decoder = context.decompressobj(write_size=PIECE_SIZE)
+    decoder = context.decompressobj(write_size=piece_size)
+    blocks_at_once = max(1, piece_size // _MAX_ZSTD_BLOCK)
     fed = bytearray(_ZSTD_MAGIC + header)
     blocks = 0
     last = False
@@ -223,7 +229,7 @@ def _zstd_frame(cursor: PieceCursor, context: zstandard.ZstdDecompressor, where:
         blocks += 1
         if last and has_checksum:
             fed += _exactly(cursor, 4, where)
-        if last or blocks % _BLOCKS_AT_ONCE == 0:
+        if last or blocks % blocks_at_once == 0:
             try:
                 yield decoder.decompress(fed)
             except zstandard.ZstdError as error:

@@ -65,6 +65,12 @@ def test_on_a_low_terminal_finished_layers_give_way_then_queued_ones(bars: Layer
     assert expected == [row for row in picture(bars) if not row.startswith("c")]
 
 
+def test_a_retry_of_a_manifest_belongs_to_no_layer(bars: LayerBars) -> None:
+    bars.show(ProgressEvent("", State.RETRYING, message="503; trying again in 2 s"))
+    assert picture(bars) == ["Total"]
+    assert bars.console.file.getvalue() == "Retrying: 503; trying again in 2 s\n"  # type: ignore[attr-defined]
+
+
 def test_messages_stand_above_the_bars_and_cannot_steer_the_terminal(bars: LayerBars) -> None:
     bars.show(ProgressEvent("", message="[bold]\x1b[2Jthree layers"))
     assert bars.console.file.getvalue() == "[bold]\\x1b[2Jthree layers\n"  # type: ignore[attr-defined]

@@ -42,5 +42,9 @@ def test_every_retry_is_told_with_its_reason() -> None:
     assert expected == told(*events)
 
 
+def test_a_retry_of_a_manifest_belongs_to_no_layer() -> None:
+    assert told(ProgressEvent("", State.RETRYING, message="503; trying again in 2 s")) == ["Retrying: 503; trying again in 2 s"]
+
+
 def test_a_message_of_a_registry_cannot_steer_the_terminal() -> None:
     assert told(ProgressEvent("", message="\x1b]0;title\x07 pulling")) == ["\\x1b]0;title\\x07 pulling"]

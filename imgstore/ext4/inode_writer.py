@@ -1,0 +1,310 @@
+"""InodeWriter: files and directories as they come to the disk and leave it - inode, data, extent tree, extended attributes."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from imgstore.changes import Entry, FileType
+from imgstore.errors import CorruptError, InvalidError, UnsupportedError
+from imgstore.ext4 import checksums
+from imgstore.ext4.allocation import BlockAllocator, InodeAllocator
+from imgstore.ext4.directories import DIRECTORY_TYPE, TYPE_MASK, encode_directory
+from imgstore.ext4.extents import EMPTY_ROOT, LONGEST, Run, encode_extents, single_root
+from imgstore.ext4.inode_table import InodeTable
+from imgstore.ext4.inodes import FAST_SYMLINK, Node, encode_device, encode_time
+from imgstore.ext4.pages import WritablePageCache
+from imgstore.ext4.reader import FileSystem, show_path
+from imgstore.ext4.stream import BlockStream, FileContent
+from imgstore.ext4.structures import BLOCK_SIZE, LINK_MAX, SECTORS_PER_BLOCK, InodeFlag, XattrHeader
+from imgstore.ext4.xattrs import INODE_ROOM, encode_xattrs, seal_xattr_block
+
+_LARGEST_FILE = ((1 << 32) - 1) * BLOCK_SIZE
+_LONGEST_TARGET = 4095
+_NO_AREA = bytes(INODE_ROOM)
+_NO_BLOCK = bytes(60)
+_EXTENTS = int(InodeFlag.EXTENTS)
+_INDEX = int(InodeFlag.INDEX)
+_REGULAR_MODE = int(FileType.REGULAR) << 12
+_DIRECTORY_MODE = int(FileType.DIRECTORY) << 12
+_SYMLINK_MODE = int(FileType.SYMLINK) << 12 | 0o777
+_LINKS_AT = 26
+
+
+class ChangeError(InvalidError):
+    """A Change that cannot be applied; the message has its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a directory has beside its children."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    xattrs: Mapping[bytes, bytes]
+
+
+class InodeWriter:
+    """Makes, changes and frees inodes together with all their blocks."""
+
+    def __init__(
+        self,
+        pages: WritablePageCache,
+        file_system: FileSystem,
+        blocks: BlockAllocator,
+        inodes: InodeAllocator,
+        stream: BlockStream,
+    ) -> None:
+        seed = file_system.geometry.checksum_seed
+        if seed is None:
+            raise UnsupportedError("file system without metadata checksums cannot be written")
+        self._pages = pages
+        self._file_system = file_system
+        self._blocks = blocks
+        self._inodes = inodes
+        self._stream = stream
+        self._seed = seed
+        self._hash_seed: Sequence[int] = file_system.super_block.hash_seed
+        self._table = InodeTable(pages, file_system.groups, seed)
+
+    def create(self, number: int, entry: Entry) -> None:
+        """Makes inode ``number`` of ``entry``, which is no directory.
+
+        Raises:
+            ChangeError: size, data, target or device number cannot be held.
+            XattrsError, FileSystemFullError: as their names say.
+        """
+        mode, flags, size, links = _REGULAR_MODE | entry.mode, _EXTENTS, entry.size, 1
+        block, blocks = EMPTY_ROOT, 0
+        file_type = entry.type
+        if file_type is FileType.REGULAR:
+            if size:
+                block, blocks = self._put_data(number, entry)
+        elif file_type is FileType.SYMLINK:
+            mode, size = _SYMLINK_MODE, len(entry.target)
+            if not 0 < size <= _LONGEST_TARGET or b"\0" in entry.target:
+                raise ChangeError(
+                    f"{show_path(entry.path)}: a symlink cannot have the target {entry.target[:300]!r} of {size} bytes"
+                )
+            if size <= FAST_SYMLINK:
+                flags, block = 0, entry.target.ljust(60, b"\0")
+            else:
+                block, blocks = self._encode_runs(number, self._stream.append(entry.target))
+        else:
+            mode, flags, size, block = file_type << 12 | entry.mode, 0, 0, _NO_BLOCK
+            if file_type is not FileType.FIFO and file_type is not FileType.SOCKET:
+                major, minor = entry.rdev
+                if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+                    raise ChangeError(f"{show_path(entry.path)}: device number {major}:{minor} cannot be held")
+                block = encode_device(major, minor)
+        area, xattr_block = self._put_xattrs(entry.xattrs) if entry.xattrs else (_NO_AREA, 0)
+        if xattr_block:
+            blocks += 1
+        time = encode_time(entry.mtime_ns)
+        self._table.create(
+            number, mode, entry.uid, entry.gid, size, time, links, blocks * SECTORS_PER_BLOCK, flags, block, xattr_block, area
+        )
+
+    def _put_data(self, number: int, entry: Entry) -> tuple[bytes, int]:
+        size = entry.size
+        pieces = iter(entry.data)
+        if entry.segments is None:
+            piece = next(pieces, None)
+            if piece is not None:
+                # Nearly all files come in one piece that has no block of zeros in it.
+                if len(piece) == size and 0 not in bytes(piece[: size & -BLOCK_SIZE : BLOCK_SIZE]):
+                    runs = self._stream.append(piece)
+                    if len(runs) == 1 and runs[0].length <= LONGEST:
+                        return single_root(runs[0].physical, runs[0].length), runs[0].length
+                    return self._encode_runs(number, runs)
+                pieces = itertools.chain((piece,), pieces)
+        if not 0 < size <= _LARGEST_FILE:
+            raise ChangeError(f"{show_path(entry.path)}: a file of {size} bytes, ext4 allows {_LARGEST_FILE}")
+        return self._encode_runs(number, self._copy_pieces(entry, pieces))
+
+    def _copy_pieces(self, entry: Entry, pieces: Iterator[memoryview]) -> list[Run]:
+        content = FileContent(self._stream)
+        segments = iter(_prove_segments(entry))
+        left = 0
+        for piece in pieces:
+            while piece:
+                if not left:
+                    offset, left = next(segments, (0, 0))
+                    if not left:
+                        raise ChangeError(f"{show_path(entry.path)}: has more data than its size of {entry.size} bytes states")
+                    content.skip_to(offset)
+                take = min(left, len(piece))
+                content.write(piece[:take])
+                piece = piece[take:]
+                left -= take
+        left += sum(length for _, length in segments)
+        if left:
+            raise ChangeError(f"{show_path(entry.path)}: {left} bytes of data are missing, its size is {entry.size}")
+        content.finish()
+        return content.runs
+
+    def _encode_runs(self, number: int, runs: list[Run]) -> tuple[bytes, int]:
+        seed = checksums.inode_seed(self._seed, number, 0)
+        root, used = encode_extents(runs, seed, self._stream.append_blocks)
+        return root, used + sum(run.length for run in runs)
+
+    def _put_xattrs(self, xattrs: Mapping[bytes, bytes]) -> tuple[bytes, int]:
+        area, block = encode_xattrs(xattrs)
+        if block is None:
+            return area, 0
+        place, _ = self._blocks.take(1)
+        self._stream.put(place, seal_xattr_block(block, place, self._seed))
+        return area, place
+
+    def create_directory(self, number: int, attributes: Attributes) -> None:
+        """Makes inode ``number`` a directory; its blocks come with ``write_directory``."""
+        area, xattr_block = self._put_xattrs(attributes.xattrs)
+        self._table.create(
+            number,
+            _DIRECTORY_MODE | attributes.mode,
+            attributes.uid,
+            attributes.gid,
+            0,
+            encode_time(attributes.mtime_ns),
+            2,
+            SECTORS_PER_BLOCK if xattr_block else 0,
+            _EXTENTS,
+            EMPTY_ROOT,
+            xattr_block,
+            area,
+        )
+
+    def restate_directory(self, number: int, attributes: Attributes) -> None:
+        """Gives a directory other attributes; changes nothing if it has them."""
+        raw = self._table.read(number)
+        node = self._file_system.node(number)
+        if raw[0x80] != 32 or raw[0x81]:
+            raise UnsupportedError(f"inode {number}: extra fields of {raw[0x80] | raw[0x81] << 8} bytes, only 32 are written")
+        before = bytes(raw)
+        seconds, extra = encode_time(attributes.mtime_ns)
+        struct.pack_into("<HH", raw, 0x00, _DIRECTORY_MODE | attributes.mode, attributes.uid & 0xFFFF)
+        struct.pack_into("<III", raw, 0x08, seconds, seconds, seconds)
+        struct.pack_into("<H", raw, 0x18, attributes.gid & 0xFFFF)
+        struct.pack_into("<HH", raw, 0x78, attributes.uid >> 16, attributes.gid >> 16)
+        struct.pack_into("<IIIII", raw, 0x84, extra, extra, extra, seconds, extra)
+        if node.xattr_block:
+            self._stream.flush()
+        if self._file_system.read_xattrs(node) != dict(attributes.xattrs):
+            if node.xattr_block:
+                self._release_xattr_block(node)
+            area, block = self._put_xattrs(attributes.xattrs)
+            raw[0xA0:] = area
+            _set_xattr_block(raw, block)
+            _set_sectors(raw, node.sectors + SECTORS_PER_BLOCK * ((block > 0) - (node.xattr_block > 0)))
+        if raw != before:
+            self._table.change(number, raw)
+
+    def write_directory(self, number: int, parent: int, entries: Mapping[bytes, int]) -> None:
+        """Puts the entries of a directory on the disk, unless they are there.
+
+        Raises:
+            InvalidError: an index of two levels cannot hold them.
+            FileSystemFullError: as its name says.
+        """
+        node = self._file_system.node(number)
+        if node.size and dict(self._file_system.directory_entries(node)) == entries:
+            return
+        before = self._release_blocks(node)
+        seed = checksums.inode_seed(self._seed, number, node.generation)
+        blocks, indexed = encode_directory(entries, number, parent, seed, self._hash_seed)
+        runs = self._stream.append(b"".join(blocks))
+        root, used = encode_extents(runs, seed, self._stream.append_blocks)
+        links = 2 + sum(value & TYPE_MASK == DIRECTORY_TYPE for value in entries.values())
+        raw = self._table.read(number)
+        struct.pack_into("<H", raw, _LINKS_AT, 1 if links > LINK_MAX else links)
+        struct.pack_into("<I", raw, 0x04, len(blocks) * BLOCK_SIZE)
+        struct.pack_into("<I", raw, 0x6C, 0)
+        struct.pack_into("<I", raw, 0x20, node.flags & ~_INDEX | (_INDEX if indexed else 0))
+        raw[0x28:0x64] = root
+        _set_sectors(raw, node.sectors + SECTORS_PER_BLOCK * (len(blocks) + used - before))
+        self._table.change(number, raw)
+
+    def add_link(self, number: int) -> int:
+        """Counts one more name of a file; returns how many it has. Not stored beyond 65,535."""
+        raw = self._table.read(number)
+        links = int.from_bytes(raw[_LINKS_AT : _LINKS_AT + 2], "little") + 1
+        if links <= LINK_MAX:
+            struct.pack_into("<H", raw, _LINKS_AT, links)
+            self._table.change(number, raw)
+        return links
+
+    def remove_link(self, number: int) -> None:
+        """Counts one name less of a file that is no directory, and frees it with the last."""
+        node = self._file_system.node(number)
+        if node.type is FileType.DIRECTORY:
+            raise CorruptError(f"inode {number}: is a directory, its name says that it is none")
+        if node.links == 1:
+            self.release(node)
+            return
+        raw = self._table.read(number)
+        struct.pack_into("<H", raw, _LINKS_AT, node.links - 1)
+        self._table.change(number, raw)
+
+    def release(self, node: Node) -> None:
+        """Frees an inode and all its blocks.
+
+        Raises:
+            CorruptError: it, or one of its blocks, is free already.
+        """
+        self._inodes.free(node.number, directory=node.type is FileType.DIRECTORY)
+        if not node.is_fast_symlink and node.type in (FileType.REGULAR, FileType.DIRECTORY, FileType.SYMLINK):
+            self._release_blocks(node)
+        if node.xattr_block:
+            self._stream.flush()
+            self._release_xattr_block(node)
+        self._table.clear(node.number)
+
+    def _release_blocks(self, node: Node) -> int:
+        """Frees what an inode's extents map, and their tree; returns the number of blocks."""
+        if node.block[6] or node.block[7]:
+            self._stream.flush()  # the tree may be of this very layer
+        tree = self._file_system.extent_tree(node)
+        runs = list(tree)
+        for run in runs:
+            self._blocks.free(run.physical, run.length)
+        for block in tree.blocks:
+            self._blocks.free(block, 1)
+        return sum(run.length for run in runs) + len(tree.blocks)
+
+    def _release_xattr_block(self, node: Node) -> None:
+        """Frees the block, or counts one user less: the kernel lets inodes share it."""
+        self._file_system.read_xattrs(node)
+        offset = node.xattr_block * BLOCK_SIZE
+        data = self._pages.read(offset, BLOCK_SIZE)
+        header = XattrHeader.from_bytes(data)
+        if header.refcount <= 1:
+            self._blocks.free(node.xattr_block, 1)
+            return
+        header.refcount -= 1
+        self._pages.write(offset, seal_xattr_block(header.to_bytes() + data[XattrHeader.SIZE :], node.xattr_block, self._seed))
+
+
+def _prove_segments(entry: Entry) -> list[tuple[int, int]]:
+    segments = [(0, entry.size)] if entry.segments is None else [segment for segment in entry.segments if segment[1]]
+    end = 0
+    for offset, length in segments:
+        if offset < end or length < 0 or offset + length > entry.size:
+            raise ChangeError(
+                f"{show_path(entry.path)}: segment of {length} bytes at byte {offset}, after {end}, in a file of {entry.size} bytes"
+            )
+        end = offset + length
+    return segments
+
+
+def _set_sectors(raw: bytearray, sectors: int) -> None:
+    struct.pack_into("<I", raw, 0x1C, sectors & 0xFFFFFFFF)
+    struct.pack_into("<H", raw, 0x74, sectors >> 32)
+
+
+def _set_xattr_block(raw: bytearray, block: int) -> None:
+    struct.pack_into("<I", raw, 0x68, block & 0xFFFFFFFF)
+    struct.pack_into("<H", raw, 0x76, block >> 32)
