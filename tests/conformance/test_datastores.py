@@ -101,7 +101,7 @@ class TestStaging:
         assert datastore.list() == [name]
 
     def test_names_may_be_in_any_script(self, datastore: Datastore) -> None:
-        publish(datastore, "d/ジャケット", **{"föß": b"data"})
+        publish(datastore, "d/ジャケット", föß=b"data")
         assert datastore.list("d") == ["ジャケット"]
         assert datastore.read_bytes("d/ジャケット/föß") == b"data"
 

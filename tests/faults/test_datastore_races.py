@@ -89,7 +89,7 @@ def test_a_full_file_system_is_told_and_given_back(small: Path) -> None:
 
 def test_a_file_system_without_inodes_is_told(small: Path) -> None:
     with LocalDatastore(small) as datastore:
-        with datastore.stage("disks/a") as staging, pytest.raises(NoSpaceError, match="disks/a/[0-9]+: cannot create it"):
+        with datastore.stage("disks/a") as staging, pytest.raises(NoSpaceError, match=r"disks/a/[0-9]+: cannot create it"):
             for number in range(30):
                 staging.create(str(number))
         assert datastore.list("disks") == []
