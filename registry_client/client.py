@@ -216,8 +216,6 @@ class RepositoryClient:
         except CertificateError:
             raise
         except (TlsError, UnreachableError):
-            self._transport.send("GET", f"{plain}/v2/", {})[0].close()
-            self._reached = True
             return plain
         self._reached = True
         return secure
