@@ -427,7 +427,7 @@ class ImageStore:
             disk_bytes=disk_bytes,
             scratch_bytes=scratch,
             catalog_bytes=catalog,
-            staged_bytes=max(0, self._usage(layout.DISKS) - disk_bytes - scratch),
+            staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
             free_bytes=free,
             capacity=self._disks.capacity,
         )
