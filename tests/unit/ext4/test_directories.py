@@ -51,25 +51,28 @@ def test_full_to_the_last_byte(names: list[bytes], blocks: int) -> None:
 @pytest.mark.parametrize("length", [2, 3, 4, 5])
 def test_at_the_border_to_an_index(length: int) -> None:
     names = [bytes((48 + number // 100, 128 + number % 100)) + b"x" * (length - 2) for number in range(400)]
-    for count in range(200, 400):
+    for count in range(150, 350, 3):
         entries = dict.fromkeys(names[:count], 20 << 4 | 1)
         blocks, indexed = encode_directory(entries, 12, 2, SEED, HASH_SEED)
         assert indexed == (24 + count * ((length + 11) & ~3) > 4084)
         assert len(decode(blocks, indexed)) == count + 2
 
 
-@pytest.mark.parametrize(("count", "length", "levels"), [(200, 20, 0), (20_000, 20, 0), (9_000, 255, 1)])
+@pytest.mark.parametrize(("count", "length", "levels"), [(200, 20, 0), (5000, 20, 0), (9_000, 255, 1)])
 def test_index_leads_to_every_name(count: int, length: int, levels: int) -> None:
     entries = some(count, length)
     blocks, indexed = encode_directory(entries, 12, 2, SEED, HASH_SEED)
     assert indexed
     assert sorted(decode(blocks, True))[2:] == sorted(entries.items())
     assert blocks[0][30] == levels
+    leaves: dict[int, dict[bytes, int]] = {}
     for name in entries:
         block = 0
         for level in range(levels + 1):
             block = follow(blocks[block], 32 if level == 0 else 8, hash_name(name, HASH_SEED)[0])
-        assert name in dict(decode_block(blocks[block], SEED, INODES, "leaf", indexed=True, first=False))
+        if block not in leaves:
+            leaves[block] = dict(decode_block(blocks[block], SEED, INODES, "leaf", indexed=True, first=False))
+        assert name in leaves[block]
 
 
 def follow(node: bytes, start: int, value: int) -> int:

@@ -28,7 +28,7 @@ def spread(count: int) -> list[Run]:
     return [Run(2 * number, 5000 + 3 * number, 1) for number in range(count)]
 
 
-@pytest.mark.parametrize(("count", "blocks"), [(0, 0), (1, 0), (4, 0), (5, 1), (340, 1), (341, 2), (1361, 6), (120_000, 355)])
+@pytest.mark.parametrize(("count", "blocks"), [(0, 0), (1, 0), (4, 0), (5, 1), (340, 1), (341, 2), (1361, 6), (20_000, 60)])
 def test_round_trip(count: int, blocks: int) -> None:
     disk = Blocks()
     root, used = encode_extents(spread(count), SEED, disk.allocate)
