@@ -6,7 +6,7 @@ from imgstore.errors import CorruptError
 from imgstore.ext4 import directories
 from imgstore.ext4.directories import decode_block, encode_directory
 from imgstore.ext4.directory_hash import hash_name
-from imgstore.ext4.structures import HASH_ENTRY
+from imgstore.ext4.structures import DIRECTORY_ENTRY, HASH_ENTRY
 
 SEED = 9
 HASH_SEED = (1, 2, 3, 4)
@@ -119,7 +119,7 @@ def test_damaged_block(count: int, position: int) -> None:
 
 
 def entry(number: int, length: int, name: bytes, name_length: int | None = None) -> bytes:
-    head = directories.DIRECTORY_ENTRY.pack(number, length, len(name) if name_length is None else name_length, 1)
+    head = DIRECTORY_ENTRY.pack(number, length, len(name) if name_length is None else name_length, 1)
     return (head + name).ljust(min(length, 4096), b"\0")
 
 

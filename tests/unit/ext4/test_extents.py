@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from imgstore.errors import CorruptError
-from imgstore.ext4.extents import EMPTY_ROOT, EXTENT_HEADER, ExtentTree, Run, encode_extents, single_root
-from imgstore.ext4.structures import EXTENT, EXTENT_INDEX
+from imgstore.ext4.extents import EMPTY_ROOT, ExtentTree, Run, encode_extents, single_root
+from imgstore.ext4.structures import EXTENT, EXTENT_HEADER, EXTENT_INDEX
 
 SEED = 5
 

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 
 from imgstore.blocks import MemoryBlockDevice
-from imgstore.changes import Entry, FileType, HardLink
+from imgstore.changes import Change, Entry, FileType, HardLink
 from imgstore.errors import CorruptError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.ext4.geometry import SUPER_OFFSET, read_super_block, write_super_block
 from imgstore.ext4.reader import FileSystem
 from imgstore.ext4.structures import IncompatFeature, RoCompatFeature
 from tests.ext4_layers import MTIME, apply_layer, device_node, directory, formatted, regular, sparse, symlink
 
-LAYER = [
+LAYER: list[Change] = [
     directory(b"d", 0o750, uid=1, gid=2, xattrs={b"user.a": b"b"}),
     regular(b"d/file", b"0123456789", xattrs={b"user.big": b"v" * 200}),
     sparse(b"d/sparse", 20_000, [(8192, b"s" * 100)]),

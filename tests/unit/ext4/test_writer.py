@@ -83,7 +83,7 @@ class TestSummary:
         ],
     )
     def test_nothing_is_written_where_nothing_changes(self, layer: list[Change]) -> None:
-        lower = [
+        lower: list[Change] = [
             directory(b"d", xattrs={b"user.big": b"v" * 500}),
             regular(b"d/file", b"data"),
             HardLink(b"d/other", b"d/file"),
@@ -131,7 +131,7 @@ class TestWrites:
         assert all(bytes(given) == then for _, given, then in device.written)
 
     def test_same_changes_same_bytes(self) -> None:
-        layer = [regular(b"b", b"x" * 9000), directory(b"a"), symlink(b"c", b"t" * 100), Whiteout(b"q")]
+        layer: list[Change] = [regular(b"b", b"x" * 9000), directory(b"a"), symlink(b"c", b"t" * 100), Whiteout(b"q")]
         one, two = formatted(), formatted()
         apply_layer(one, layer)
         apply_layer(two, layer)
@@ -344,7 +344,7 @@ class TestRefused:
             apply_layer(formatted(), [regular(b"file"), directory(b"d"), change])
 
     def test_too_many_links(self) -> None:
-        layer = [regular(b"file"), *(HardLink(b"d/%d" % number, b"file") for number in range(65_000))]
+        layer: list[Change] = [regular(b"file"), *(HardLink(b"d/%d" % number, b"file") for number in range(65_000))]
         with pytest.raises(InvalidError, match="d/64999: file would have 65001 links, ext4 allows 65000"):
             apply_layer(formatted(), layer)
 
