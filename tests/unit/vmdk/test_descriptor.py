@@ -119,6 +119,7 @@ def test_the_extent_line_stays_in_the_first_sector() -> None:
         ({"extent": 'RW 1 SPARSE "nbd:host"'}, CorruptError, "base name"),
         ({"extent": "RW 1 SPARSE"}, CorruptError, "base name"),
         ({"extent": f'RW {"9" * 20} SPARSE "a"'}, CorruptError, "neither a key nor an extent"),
+        ({"extent": 'RW 1 SPARSE "a\u2028RW 1 SPARSE b"'}, CorruptError, "base name"),
         ({"version": "what is this"}, CorruptError, "neither a key nor an extent"),
     ],
 )

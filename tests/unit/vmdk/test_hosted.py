@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
 import struct
 from array import array
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from crc32c import crc32c
 
 from imgstore.blocks import GRAIN
-from imgstore.datastores import MemoryDatastore, StagedFile
+from imgstore.datastores import LocalDatastore, MemoryDatastore, StagedFile, StoredFile
 from imgstore.errors import CorruptError, InvalidError, UnsupportedError
 from imgstore.vmdk import HostedDiskWriter, open_disk
 from imgstore.vmdk.grains import HostedHeader, Layout
@@ -178,6 +181,45 @@ def test_tables_that_lead_outside_are_refused(datastore: MemoryDatastore, offset
     disk = open_disk(datastore.open(path_of("a")))
     with pytest.raises(CorruptError, match=f"{path_of('a')}.*{words}"):
         disk.grain_tables()
+
+
+TABLES = (0, 1, 2, 7, 100, 101, 200, 255)
+
+
+class SparseFile:
+    """A file that calls everything hole that is zero, as the finest of file systems might."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self._file = file
+        self.bytes_read = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        self.bytes_read += length
+        return self._file.pread(offset, length)
+
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        for run in re.finditer(rb"[^\0]+", self._file.pread(offset, length)):
+            yield offset + run.start(), run.end() - run.start()
+
+
+@pytest.mark.parametrize("kind", ["local", "memory", "sparse"])
+def test_tables_are_found_between_holes(tmp_path: Path, kind: str) -> None:
+    datastore = LocalDatastore(tmp_path) if kind == "local" else MemoryDatastore()
+    with datastore:
+        grains = [number * 512 + number for number in TABLES]
+        chain = add_disk(datastore, "a", None, [(grain * GRAIN, b"x") for grain in grains], size=256 * 512 * GRAIN)
+        with datastore.open(path_of("a")) as stored:
+            file = SparseFile(stored) if kind == "sparse" else stored
+            for redundant in (False, True):
+                found = open_disk(file).tables(redundant=redundant)  # type: ignore[arg-type]
+                assert [(number, table) for number, _, table in found] == list(chain.block_map.tables(0))
+            if isinstance(file, SparseFile):
+                assert file.bytes_read < 4 * GRAIN  # of two times 512 KiB of tables
+        assert [number for number, _ in chain.block_map.tables(0)] == list(TABLES)
+        chain.close()
 
 
 @pytest.mark.parametrize("length", [0, 100, 511, 600, 10_000, GRAIN - 1])
