@@ -19,6 +19,7 @@ from tests.judges import e2fsck, umoci, vmdk
 from tests.judges.model import Model, model_of
 from tests.judges.mount import exported, mounted
 from tests.judges.tree import ContentDigest, content_digest, data_runs, diff, tree_of
+from tests.servers.docker_registry import DockerRegistry
 from tests.tools import need, run
 
 GIB = 1 << 30
@@ -71,7 +72,7 @@ def pull(image: Image, reference: str, directory: Path) -> Pulled:
 
 @pytest.fixture(scope="session")
 def pull_image(
-    build_image: Callable[[str], Image], registry: str, tmp_path_factory: pytest.TempPathFactory
+    build_image: Callable[[str], Image], registry: DockerRegistry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Pulled]]:
     """A function from the name of an image to the image, pulled from the registry into a store of its own."""
     pulled: dict[str, Pulled] = {}
@@ -81,7 +82,7 @@ def pull_image(
         if name not in pulled:
             shutil.rmtree(root / name, ignore_errors=True)
             image = build_image(name)
-            pulled[name] = pull(image, image.push(registry), root / name)
+            pulled[name] = pull(image, registry.push(image.source, image.repository), root / name)
         return pulled[name]
 
     yield get
@@ -126,6 +127,12 @@ def test_every_reader_reads_the_same_bytes(pulled: Pulled, raw: Path) -> None:
     ours = open_chain(datastore.open, str(pulled.disks[-1].relative_to(pulled.store)))
     with vmdk.libvmdk(pulled.disks) as libvmdk, vmdk.dissect(pulled.disks[-1]) as dissect:
         vmdk.assert_reads_equal(raw, pulled.disks, {"imgstore": ours.read, "libvmdk": libvmdk, "dissect": dissect})
+
+
+@by_image
+def test_our_own_check_agrees(pulled: Pulled) -> None:
+    with ImageStore.open(str(pulled.store)) as store:
+        assert list(store.check(read_data=True)) == []
 
 
 @by_image
@@ -188,9 +195,8 @@ def test_a_child_written_by_the_kernel_leaves_the_chain_as_it_is(pulled: Pulled,
 
 
 @by_image
-def test_two_stores_have_the_same_bytes(pulled: Pulled, registry: str, tmp_path: Path) -> None:
-    reference = f"{registry}/{pulled.reference.partition('/')[2]}"
-    again = pull(pulled.image, reference, tmp_path / "store")
+def test_two_stores_have_the_same_bytes(pulled: Pulled, registry: DockerRegistry, tmp_path: Path) -> None:
+    again = pull(pulled.image, f"{registry.host}/{pulled.image.repository}", tmp_path / "store")
     assert [disk.relative_to(pulled.store) for disk in pulled.disks] == [disk.relative_to(again.store) for disk in again.disks]
     assert [digest(disk) for disk in pulled.disks] == [digest(disk) for disk in again.disks]
     shutil.rmtree(again.store)
