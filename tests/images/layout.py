@@ -19,13 +19,11 @@ class Image:
     Attributes:
         layout: directory of the layout.
         layers: the uncompressed layers, first to last.
-        umoci: whether umoci can unpack it as the specification says.
     """
 
     name: str
     layout: Path
     layers: tuple[Path, ...]
-    umoci: bool = True
     tag: str = "latest"
 
     @property
