@@ -206,7 +206,7 @@ class Datastore(abc.ABC):
     def close(self) -> None:
         """Gives everything back; stagings that are open become leftovers. Allowed more than once."""
 
-    def parts(self, path: str) -> list[str]:
+    def parts(self, path: str) -> Sequence[str]:
         """Paths of what is being made in a directory, by whomever, or was left there; none where there is no directory."""
         if not self.fs.isdir(path):
             return []
