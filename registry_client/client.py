@@ -114,19 +114,20 @@ class RepositoryClient:
             NotFoundError: no such repository.
             RegistryError: all else.
         """
-        url: str | None = f"tags/list?n={PAGE_SIZE}"
+        url = f"tags/list?n={PAGE_SIZE}"
         what = f"tags of {self.name}"
         for _ in range(PAGES_MAX):
             response, came_from = self._get(url, {}, what)
-            url = next_page(response, came_from)
             fields = parse_object(read_body(response, PAGE_BYTES_MAX, what), what)
+            following = next_page(response, came_from)
             for tag in fields.strings("tags", maximum=PAGE_BYTES_MAX):
                 if not is_tag(tag):
                     raise MalformedError(f"{what}: {tag[:160]!r} is no tag")
                 if not _SIGNATURE_TAG.fullmatch(tag):
                     yield tag
-            if url is None:
+            if following is None:
                 return
+            url = following
         raise MalformedError(f"{what}: more than {PAGES_MAX} pages")
 
     def close(self) -> None:
@@ -154,12 +155,12 @@ class RepositoryClient:
             raise
         return body
 
-    def _get(self, path: str | None, headers: dict[str, str], what: str) -> tuple[requests.Response, str]:
+    def _get(self, path: str, headers: dict[str, str], what: str) -> tuple[requests.Response, str]:
         """Like `_try`, and again as often as the policy allows."""
         failures = 0
         while True:
             try:
-                return self._try(path or "", headers, what)
+                return self._try(path, headers, what)
             except RegistryError as error:
                 failures += 1
                 delay = self._options.retry.delay(failures, error)
@@ -216,8 +217,6 @@ class RepositoryClient:
         except CertificateError:
             raise
         except (TlsError, UnreachableError):
-            self._transport.send("GET", f"{plain}/v2/", {})[0].close()
-            self._reached = True
             return plain
         self._reached = True
         return secure

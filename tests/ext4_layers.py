@@ -147,3 +147,16 @@ def contents(device: BlockDevice) -> dict[int, bytes]:
                 if data.count(0) != len(data):
                     pages[offset] = data
     return pages
+
+
+EVERY_STRUCTURE: list[Change] = [
+    directory(b"d"),
+    regular(b"d/file", b"x" * 5000, xattrs={b"user.a": b"v" * 100, b"user.b": b"w" * 100}),
+    regular(b"d/other", b"y" * 5000),
+    HardLink(b"d/link", b"d/file"),
+    symlink(b"fast", b"target"),
+    symlink(b"slow", b"t" * 100),
+    sparse(b"tree", 10 * 8192, [(number * 8192, b"z" * 4096) for number in range(10)]),
+    *(regular(b"wide/" + b"%d" % number * 20) for number in range(200)),
+]
+"""A layer that makes one of each structure of the disk: xattr block, extent tree, index, long symlink."""
