@@ -91,6 +91,7 @@ class Catalog:
     """
 
     def __init__(self, path: Path | None) -> None:
+        self._path = path
         self._name = str(path) if path else "catalog in memory"
         if path is None:
             self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -116,6 +117,22 @@ class Catalog:
             for reference in references:
                 _put_reference(connection, reference)
             connection.exec_driver_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
+
+    def discard(self) -> None:
+        """Removes the file, whatever is in it: the next call begins with an empty one, which `is_current` says of it."""
+        self._engine.dispose()
+        if self._path is not None:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong with the file, a sentence each."""
+        try:
+            with self._transaction() as connection:
+                said = [str(words) for words in connection.exec_driver_sql("PRAGMA integrity_check(10)").scalars()]
+        except CorruptError as error:
+            return [str(error)]
+        return [] if said == ["ok"] else said
 
     def layer(self, chain_id: str) -> LayerRow | None:
         """The layer, or None."""
