@@ -1,0 +1,94 @@
+"""Container images as chains of VMDK snapshot disks.
+
+::
+
+    import imgstore
+
+    with imgstore.ImageStore.open("/var/lib/imgstore") as store:
+        pulled = store.pull("harbor.example/library/app:1")
+        print(store.disk_paths(pulled.reference)[-1])
+
+Everything here comes from a module below, which is imported when its first name is used: the command line starts without them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imgstore.changes import FileType
+    from imgstore.check import Finding
+    from imgstore.errors import (
+        AlreadyExistsError,
+        CorruptError,
+        DeniedError,
+        ImgstoreError,
+        InUseError,
+        InvalidError,
+        NoSpaceError,
+        NotFoundError,
+        PartialError,
+        UnavailableError,
+        UnsupportedError,
+    )
+    from imgstore.ext4.reader import FileStatus
+    from imgstore.images import Removal
+    from imgstore.progress import ProgressEvent, ProgressSink, State
+    from imgstore.rebuild import RebuildReport
+    from imgstore.store import HistoryItem, Image, ImageStore, ImageUsage, Layer, PullResult, PullStatus, Usage
+
+__all__ = [
+    "AlreadyExistsError",
+    "CorruptError",
+    "DeniedError",
+    "FileStatus",
+    "FileType",
+    "Finding",
+    "HistoryItem",
+    "Image",
+    "ImageStore",
+    "ImageUsage",
+    "ImgstoreError",
+    "InUseError",
+    "InvalidError",
+    "Layer",
+    "NoSpaceError",
+    "NotFoundError",
+    "PartialError",
+    "ProgressEvent",
+    "ProgressSink",
+    "PullResult",
+    "PullStatus",
+    "RebuildReport",
+    "Removal",
+    "State",
+    "UnavailableError",
+    "UnsupportedError",
+    "Usage",
+]
+
+_ELSEWHERE = {
+    "FileStatus": "ext4.reader",
+    "FileType": "changes",
+    "Finding": "check",
+    "ProgressEvent": "progress",
+    "ProgressSink": "progress",
+    "RebuildReport": "rebuild",
+    "Removal": "images",
+    "State": "progress",
+}
+"""Modules of the names that are neither an error nor from ``store``."""
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module = _ELSEWHERE.get(name, "errors" if name.endswith("Error") else "store")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

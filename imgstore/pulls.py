@@ -20,7 +20,7 @@ from typing import Any
 from imgstore import layout
 from imgstore.catalog.catalog import Catalog
 from imgstore.disks import Disks, PreparedDisk, layer_lease
-from imgstore.downloads import CancelledError, Spool
+from imgstore.downloads import CancelledError, Spools
 from imgstore.leases import Lease, Leases, wait_for
 from imgstore.markers import LayerMarker
 from imgstore.progress import ProgressEvent, ProgressSink, State
@@ -100,8 +100,9 @@ class LayerPull:
             workers = stack.enter_context(ThreadPoolExecutor(CONCURRENT_DOWNLOADS, thread_name_prefix="imgstore-download"))
             downloads: deque[_Download] = deque()
             stack.callback(_cancel, downloads)
+            spools = Spools(self._spool_directory)
             for layer in layers[existing:]:
-                downloads.append(_Download(layer, self._source, self._leases, self._progress, self._spool_directory))
+                downloads.append(_Download(layer, self._source, self._leases, self._progress, spools))
                 workers.submit(downloads[-1].run, self._disks)
             while downloads:
                 chain = self._bring(downloads[0], chain, commits)
@@ -142,16 +143,14 @@ class LayerPull:
 class _Download:
     """One layer on its way from the source to the converter."""
 
-    def __init__(
-        self, layer: WantedLayer, source: ImageSource, leases: Leases, progress: ProgressSink, spool_directory: Path | None
-    ) -> None:
+    def __init__(self, layer: WantedLayer, source: ImageSource, leases: Leases, progress: ProgressSink, spools: Spools) -> None:
         self.layer = layer
         self.ready: Future[LayerMarker | None] = Future()
         """Done as soon as it is known who makes the layer: the marker if someone else did, None if we are to."""
         self._source = source
         self._leases = leases
         self._progress = progress
-        self._spool = Spool(spool_directory, f"layer {layer.descriptor.digest}")
+        self._spool = spools.open(f"layer {layer.descriptor.digest}")
         self._guard = threading.Lock()
         self._stopped = False
         self._converting = False

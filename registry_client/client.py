@@ -21,9 +21,11 @@ from registry_client.blobs import BlobStream
 from registry_client.credentials import Credential, find_credential
 from registry_client.digest import Digest
 from registry_client.errors import (
+    CertificateError,
     DeniedError,
     DigestMismatchError,
     MalformedError,
+    NoConnectionError,
     NotFoundError,
     RegistryError,
     SizeMismatchError,
@@ -184,7 +186,7 @@ class RepositoryClient:
                 answer = authorizer.answer(response, sent)
                 if answer is not None:
                     response, came_from = self._send(url, headers, answer)
-        except UnreachableError as error:
+        except NoConnectionError as error:
             # A registry that answered before gets time to come back; one that never did is more likely a wrong name.
             error.temporary = self._reached
             raise
@@ -206,17 +208,16 @@ class RepositoryClient:
             return self._authorizer
 
     def _find_base(self) -> str:
-        secure = f"https://{self._host}"
+        secure, plain = f"https://{self._host}", f"http://{self._host}"
         if not is_loopback(urlsplit(secure).hostname or ""):
             return secure
         try:
             self._transport.send("GET", f"{secure}/v2/", {})[0].close()
-        except (TlsError, UnreachableError) as error:
-            if "certificate" in str(error):
-                raise
-            plain = f"http://{self._host}"
-            self._transport.send("GET", f"{plain}/v2/", {})[0].close()
+        except CertificateError:
+            raise
+        except (TlsError, UnreachableError):
             return plain
+        self._reached = True
         return secure
 
     def _credential(self) -> Credential:

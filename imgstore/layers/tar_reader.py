@@ -16,6 +16,7 @@ from imgstore.blocks import Bytes
 from imgstore.changes import NO_XATTRS, Change, Entry, FileType, HardLink, Opaque, Whiteout
 from imgstore.errors import NoSpaceError
 from imgstore.layers import pax
+from imgstore.layers.acl import acl_permissions
 from imgstore.layers.names import has_whiteout, is_aufs, normal_path, whiteout_path
 from imgstore.layers.pieces import PieceCursor
 from imgstore.layers.sparse import PaxSparse, checked_segments, is_sparse, map_before_data, old_gnu_map
@@ -165,6 +166,23 @@ class _Extensions:
         self.path = records.get(b"path", self.path)
         self.link = records.get(b"linkpath", self.link)
         return records
+
+
+def _with_acls(file_type: FileType, mode: int, xattrs: Mapping[bytes, bytes]) -> tuple[int, Mapping[bytes, bytes]]:
+    """Mode and attributes after ``setxattr(2)`` has set the ACLs: libarchive's mode is not that of a file with an ACL."""
+    access, default = xattrs.get(pax.ACL_ACCESS), xattrs.get(pax.ACL_DEFAULT)
+    if default is not None:
+        if file_type is not FileType.DIRECTORY:
+            raise MalformedError("has a default ACL and is no directory")
+        acl_permissions(default)
+    if access is not None:
+        if file_type is FileType.SYMLINK:
+            raise MalformedError("has an ACL and is a symbolic link")
+        permissions, extended = acl_permissions(access)
+        mode = mode & 0o7000 | permissions
+        if not extended:
+            xattrs = {name: value for name, value in xattrs.items() if name != pax.ACL_ACCESS}
+    return mode, xattrs
 
 
 class _TarReader:
@@ -327,9 +345,9 @@ class _TarReader:
             return self._hard_link(path, self._link(header, extensions))
         if not path and file_type is not FileType.DIRECTORY:
             raise MalformedError(f"is the root and has type {shown(flag)}, not a directory's")
-        if pax.ACL_DEFAULT in xattrs and file_type is not FileType.DIRECTORY:
-            raise MalformedError("has a default ACL and is no directory")
         mode = self._number(mode_field, "mode") & 0o7777
+        if pax.ACL_ACCESS in xattrs or pax.ACL_DEFAULT in xattrs:
+            mode, xattrs = _with_acls(file_type, mode, xattrs)
 
         if file_type is FileType.REGULAR:
             apparent = size
