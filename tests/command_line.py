@@ -90,7 +90,7 @@ def complaint(stderr: bytes) -> str:
     errors = [line for line in lines if line.startswith("imgstore: ")]
     assert len(errors) == 1, lines
     assert lines[-1] == errors[0] or (lines[-2] == errors[0] and lines[-1].startswith("hint: ")), lines
-    assert "unexpected" not in errors[0]
+    assert not errors[0].startswith("imgstore: unexpected"), errors
     return errors[0]
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import StaticPool
 
 from imgstore.catalog import tables
-from imgstore.errors import CorruptError, UnavailableError
+from imgstore.errors import CorruptError, DeniedError, ImgstoreError, NoSpaceError, UnavailableError
 
 _BUSY_SECONDS = 30  # longer than any transaction of ours; then the holder hangs and we say so
 
@@ -221,11 +221,28 @@ class Catalog:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except OperationalError as error:
-            raise UnavailableError(f"{self._name}: {error.orig}", hint="is another program holding the catalog?") from error
         except DatabaseError as error:
-            hint = "the catalog can be made again from the datastore: imgstore rebuild"
-            raise CorruptError(f"{self._name}: {error.orig}", hint=hint) from error
+            raise _translate(error, self._name) from error
+
+
+_KINDS: tuple[tuple[str, type[ImgstoreError], str], ...] = (
+    ("SQLITE_FULL", NoSpaceError, ""),
+    ("SQLITE_READONLY", DeniedError, ""),
+    ("SQLITE_PERM", DeniedError, ""),
+    ("SQLITE_CANTOPEN", DeniedError, ""),
+    ("SQLITE_BUSY", UnavailableError, "is another program holding the catalog?"),
+    ("SQLITE_LOCKED", UnavailableError, "is another program holding the catalog?"),
+    ("SQLITE_IOERR", UnavailableError, ""),
+)
+"""By the beginning of the name of SQLite's error code (https://sqlite.org/rescode.html); of any other the file itself is the cause."""
+
+
+def _translate(error: DatabaseError, name: str) -> ImgstoreError:
+    code = getattr(error.orig, "sqlite_errorname", "")
+    for prefix, kind, hint in _KINDS:
+        if code.startswith(prefix):
+            return kind(f"{name}: {error.orig}", hint=hint)
+    return CorruptError(f"{name}: {error.orig}", hint="the catalog can be made again from the datastore: imgstore rebuild")
 
 
 def _configure(engine: Engine, *, in_file: bool) -> None:
