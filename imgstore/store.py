@@ -503,8 +503,10 @@ class ImageStore:
             return None
         if choose(platform or Platform.host(), [_config_of(image).platform]) is None or source.digest() != row.digest:
             return None
-        if not self._disks.has_scratch() or any(self._disks.find(layer.chain_id) is None for layer in image.layers):
-            return None  # damaged: pulled again
+        if not self._disks.has_scratch() or any(self._disks.find(layer.chain_id) is None for layer in image.layers[-1:]):
+            return (
+                None  # damaged: pulled again. To look at every layer would take the longer the more there are; that is for check.
+            )
         return PullResult(row.name, self._image(image), PullStatus.UP_TO_DATE, row.digest)
 
     def _options(self, progress: ProgressSink) -> Options:

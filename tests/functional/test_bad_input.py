@@ -316,7 +316,7 @@ class TestHostileTars:
 
 
 def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 class TestSpace:
