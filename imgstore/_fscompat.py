@@ -25,7 +25,7 @@ def _declare_namespace(name: str) -> None:
 
 
 def _import_fs() -> None:
-    if "fs" in sys.modules or "pkg_resources" in sys.modules:
+    if "fs" in sys.modules or sys.modules.get("pkg_resources") is not None:
         return
     stand_in = types.ModuleType("pkg_resources")
     stand_in.__dict__.update(declare_namespace=_declare_namespace, iter_entry_points=_iterate_entry_points)

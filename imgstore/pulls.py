@@ -27,6 +27,7 @@ from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.registries import translate
 from imgstore.unpack import unpack
 from imgstore.vmdk.chain import Chain
+from registry_client.blobs import BlobStream
 from registry_client.errors import RegistryError
 from registry_client.manifest import Descriptor
 from registry_client.source import ImageSource
@@ -149,6 +150,7 @@ class _Download:
         self._stopped = threading.Event()
         self._converting = False
         self._lease: Lease | None = None
+        self._blob: BlobStream | None = None
         self._noted = 0.0
 
     def run(self, disks: Disks) -> None:
@@ -162,7 +164,10 @@ class _Download:
             if found is not None:
                 self.release()
                 return
-            with contextlib.closing(self._source.open_blob(self.layer.descriptor)) as blob:
+            with self._source.open_blob(self.layer.descriptor) as blob:
+                self._blob = blob
+                if self._stopped.is_set():
+                    raise CancelledError
                 done = 0
                 for piece in blob:
                     self._spool.write(piece)
@@ -196,6 +201,8 @@ class _Download:
         """Ends the download, wherever it is."""
         self._stopped.set()
         self._spool.close()
+        if self._blob is not None:
+            self._blob.cancel()
         self.release()
 
     def _tell(self, state: State, done: int) -> None:

@@ -26,6 +26,7 @@ from imgstore.blocks import GRAIN, Bytes
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
 from imgstore.changes import FileType
 from imgstore.check import Finding, check_store
+from imgstore.config import DEFAULT_DISK_SIZE
 from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
@@ -45,9 +46,6 @@ from registry_client.image_config import ImageConfig, parse_image_config
 from registry_client.options import Options
 from registry_client.platform import Platform, choose
 from registry_client.source import ImageSource, open_source
-
-DEFAULT_DISK_SIZE = 32 << 30
-"""Capacity of a store's disks in bytes unless told otherwise; what is not used takes no space."""
 
 _CATALOG = "catalog.sqlite3"
 _LEASES = ".leases"
@@ -150,7 +148,7 @@ class Usage:
 
     Attributes:
         disks: number of layer disks.
-        disk_bytes: what these take, each counted once.
+        disk_bytes: what these take with their markers and checksums, each counted once.
         staged_bytes: what disks that are being made take, and leftovers of those that were not finished.
         free_bytes: what is left there, or None if nobody knows.
         capacity: size of each disk as a guest sees it.
@@ -410,12 +408,12 @@ class ImageStore:
     def usage(self) -> Usage:
         """What takes how much space on the datastore, from the blocks that the file system counts."""
         layers = {row.chain_id: row for row in self._catalog.layers()}
-        sizes = {row.chain_id: self._usage(row.disk) for row in layers.values() if row.disk is not None}
+        sizes = {chain_id: self._usage(layout.layer_directory(chain_id)) for chain_id in layers}
         rows = self._catalog.images()
         users = Counter(chain_id for row in rows for chain_id in {layer.chain_id for layer in row.layers})
         images = []
         for row in rows:
-            mine = [chain_id for chain_id in {layer.chain_id for layer in row.layers} if chain_id in sizes]
+            mine = {layer.chain_id for layer in row.layers} & sizes.keys()
             size = sum(sizes[chain_id] for chain_id in mine)
             unique = sum(sizes[chain_id] for chain_id in mine if users[chain_id] == 1)
             images.append(ImageUsage(row.id, self._names(row.id)[0], size, size - unique, unique))
@@ -425,11 +423,11 @@ class ImageStore:
         catalog = sum(file.stat().st_size for file in self._directory.glob(f"{_CATALOG}*")) if self._directory else 0
         return Usage(
             images=tuple(images),
-            disks=len(sizes),
+            disks=sum(row.disk is not None for row in layers.values()),
             disk_bytes=disk_bytes,
             scratch_bytes=scratch,
             catalog_bytes=catalog,
-            staged_bytes=max(0, self._usage(layout.DISKS) - disk_bytes - scratch),
+            staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
             free_bytes=free,
             capacity=self._disks.capacity,
         )

@@ -132,6 +132,7 @@ class BlobStream:
             try:
                 if self._body is None:
                     self._body = self._open_body(self.position)
+                    continue  # somebody may have cancelled meanwhile
                 if piece := self._body.read(CHUNK_SIZE):
                     self._failures = 0
                     return piece

@@ -21,9 +21,11 @@ from registry_client.blobs import BlobStream
 from registry_client.credentials import Credential, find_credential
 from registry_client.digest import Digest
 from registry_client.errors import (
+    CertificateError,
     DeniedError,
     DigestMismatchError,
     MalformedError,
+    NoConnectionError,
     NotFoundError,
     RegistryError,
     SizeMismatchError,
@@ -112,19 +114,20 @@ class RepositoryClient:
             NotFoundError: no such repository.
             RegistryError: all else.
         """
-        url: str | None = f"tags/list?n={PAGE_SIZE}"
+        url = f"tags/list?n={PAGE_SIZE}"
         what = f"tags of {self.name}"
         for _ in range(PAGES_MAX):
             response, came_from = self._get(url, {}, what)
-            url = next_page(response, came_from)
             fields = parse_object(read_body(response, PAGE_BYTES_MAX, what), what)
+            following = next_page(response, came_from)
             for tag in fields.strings("tags", maximum=PAGE_BYTES_MAX):
                 if not is_tag(tag):
                     raise MalformedError(f"{what}: {tag[:160]!r} is no tag")
                 if not _SIGNATURE_TAG.fullmatch(tag):
                     yield tag
-            if url is None:
+            if following is None:
                 return
+            url = following
         raise MalformedError(f"{what}: more than {PAGES_MAX} pages")
 
     def close(self) -> None:
@@ -152,12 +155,12 @@ class RepositoryClient:
             raise
         return body
 
-    def _get(self, path: str | None, headers: dict[str, str], what: str) -> tuple[requests.Response, str]:
+    def _get(self, path: str, headers: dict[str, str], what: str) -> tuple[requests.Response, str]:
         """Like `_try`, and again as often as the policy allows."""
         failures = 0
         while True:
             try:
-                return self._try(path or "", headers, what)
+                return self._try(path, headers, what)
             except RegistryError as error:
                 failures += 1
                 delay = self._options.retry.delay(failures, error)
@@ -184,7 +187,7 @@ class RepositoryClient:
                 answer = authorizer.answer(response, sent)
                 if answer is not None:
                     response, came_from = self._send(url, headers, answer)
-        except UnreachableError as error:
+        except NoConnectionError as error:
             # A registry that answered before gets time to come back; one that never did is more likely a wrong name.
             error.temporary = self._reached
             raise
@@ -206,17 +209,16 @@ class RepositoryClient:
             return self._authorizer
 
     def _find_base(self) -> str:
-        secure = f"https://{self._host}"
+        secure, plain = f"https://{self._host}", f"http://{self._host}"
         if not is_loopback(urlsplit(secure).hostname or ""):
             return secure
         try:
             self._transport.send("GET", f"{secure}/v2/", {})[0].close()
-        except (TlsError, UnreachableError) as error:
-            if "certificate" in str(error):
-                raise
-            plain = f"http://{self._host}"
-            self._transport.send("GET", f"{plain}/v2/", {})[0].close()
+        except CertificateError:
+            raise
+        except (TlsError, UnreachableError):
             return plain
+        self._reached = True
         return secure
 
     def _credential(self) -> Credential:

@@ -81,10 +81,14 @@ class UnavailableError(RegistryError):
 
 
 class UnreachableError(UnavailableError):
-    """No connection: connection refused, no route, time-out, or cut."""
+    """No connection, no answer, or a connection that was cut."""
 
 
-class UnknownHostError(UnreachableError):
+class NoConnectionError(UnreachableError):
+    """No connection at all: refused, no route, or no answer to the first packet. Temporary only for a registry that was there before."""
+
+
+class UnknownHostError(NoConnectionError):
     """The registry's host name does not resolve."""
 
 
@@ -92,6 +96,10 @@ class TlsError(UnavailableError):
     """The TLS handshake failed: an unknown authority, a wrong name, or no TLS at all."""
 
     temporary = False
+
+
+class CertificateError(TlsError):
+    """The certificate is from an unknown authority, for another name, or out of date."""
 
 
 class PlainHttpError(TlsError):

@@ -25,7 +25,9 @@ import requests.utils
 import urllib3.exceptions
 
 from registry_client.errors import (
+    CertificateError,
     MalformedError,
+    NoConnectionError,
     PlainHttpError,
     RegistryError,
     TlsError,
@@ -213,7 +215,7 @@ def _translate(error: requests.RequestException, method: str, url: str) -> Regis
         if isinstance(cause, urllib3.exceptions.NameResolutionError | socket.gaierror):
             return UnknownHostError(f"registry {host}: no such host", request=request)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return TlsError(f"registry {host}: certificate not trusted: {cause.verify_message}", request=request)
+            return CertificateError(f"registry {host}: certificate not trusted: {cause.verify_message}", request=request)
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
             if any(words in str(cause) for words in _NOT_TLS):
@@ -221,10 +223,12 @@ def _translate(error: requests.RequestException, method: str, url: str) -> Regis
             return TlsError(f"registry {host}: TLS handshake failed: {cause.reason or cause}", request=request)
     if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         return UnreachableError(f"registry {host}: the proxy does not let us through ({_reason(causes[-1])})", request=request)
+    if isinstance(error, requests.ConnectTimeout):
+        return NoConnectionError(f"registry {host}: no connection within the time limit (i/o timeout)", request=request)
     if isinstance(error, requests.Timeout) or any(isinstance(cause, TimeoutError) for cause in causes):
         return UnreachableError(f"registry {host}: no answer within the time limit (i/o timeout)", request=request)
-    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return UnreachableError(f"registry {host}: connection refused", request=request)
+    if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
+        return NoConnectionError(f"registry {host}: {_reason(error)}", request=request)
     if isinstance(error, requests.ConnectionError):
         return UnreachableError(f"registry {host}: the connection broke ({_reason(causes[-1])})", request=request)
     return RegistryError(f"{request}: {_reason(error)}", request=request)

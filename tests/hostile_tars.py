@@ -209,13 +209,25 @@ def _owners_and_devices() -> dict[str, HostileTar]:
         ),
         "ACL of names": HostileTar(
             pax((b"SCHILY.acl.access", b"user::rw-,user:bob:rwx,group::r--,mask::rwx,other::r--")) + header() + END,
-            "no numeric id",
+            "a name and no number",
         ),
         "ACL without a mask": HostileTar(
             pax((b"SCHILY.acl.access", b"user::rw-,user:7:rwx,group::r--,other::r--")) + header() + END, "no mask"
         ),
         "ACL without an owner": HostileTar(pax((b"SCHILY.acl.access", b"group::r--,other::r--")) + header() + END, "no user::"),
         "ACL that is none": HostileTar(pax((b"SCHILY.acl.access", b"everyone may")) + header() + END, "not TAG:QUALIFIER:rwx"),
+        "ACL with a user twice": HostileTar(
+            pax((b"SCHILY.acl.access", b"u::rw-,u:7:rwx,u:7:r--,g::r--,m::rwx,o::r--")) + header() + END, "two user:id: entries"
+        ),
+        "ACL of another version": HostileTar(
+            pax((b"SCHILY.xattr.system.posix_acl_access", b"\1\0\0\0")) + header() + END, "not in version 2 form"
+        ),
+        "ACL with an unknown tag": HostileTar(
+            pax((b"SCHILY.xattr.system.posix_acl_access", b"\2\0\0\0\3\0\0\0\0\0\0\0")) + header() + END, "ACL entry has tag 3"
+        ),
+        "ACL of a symbolic link": HostileTar(
+            pax((b"SCHILY.acl.access", b"u::rw-,g::r--,o::r--")) + file(flag=b"2", link=b"x") + END, "is a symbolic link"
+        ),
         "default ACL of a file": HostileTar(
             pax((b"SCHILY.acl.default", b"u::rw-,u:7:rwx,g::r--,m::rwx,o::r--")) + header() + END,
             "default ACL and is no directory",

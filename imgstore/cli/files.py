@@ -42,9 +42,9 @@ def list_files(session: Session, reference: str, path: str, long: bool) -> None:
     """
     name = os.fsencode(path)
     with session.open_store() as store:
-        place = resolve(name, partial(store.status, reference), follow=not (long or session.json))
-        status = store.status(reference, place)
-        files = store.list_directory(reference, place) if status.type == FileType.DIRECTORY else [(name, status)]
+        image_id = store.image(reference).id
+        place, status = resolve(name, partial(store.status, image_id), follow=not (long or session.json))
+        files = store.list_directory(image_id, place) if status.type == FileType.DIRECTORY else [(name, status)]
     if session.json:
         output.print_json([_describe(*file) for file in files])
     else:
@@ -61,8 +61,11 @@ def cat(session: Session, reference: str, path: str) -> None:
     Symbolic links are followed, inside the image.
     """
     with session.open_store() as store, output.binary_output() as out:
-        place = resolve(os.fsencode(path), partial(store.status, reference), follow=True)
-        for piece in store.read_file(reference, place):
+        image_id = store.image(reference).id
+        place, status = resolve(os.fsencode(path), partial(store.status, image_id), follow=True)
+        if status.type != FileType.REGULAR:
+            raise InvalidError(f"{path}: is no regular file, but a {_type_name(status)}")
+        for piece in store.read_file(image_id, place):
             out.write(piece)
 
 
@@ -133,10 +136,14 @@ def _columns(status: FileStatus) -> list[str]:
     return [mode, str(status.links), str(status.uid), str(status.gid), size, units.format_time(status.mtime_ns)]
 
 
+def _type_name(status: FileStatus) -> str:
+    return FileType(status.type).name.lower().replace("_", " ")
+
+
 def _describe(name: bytes, status: FileStatus) -> dict[str, object]:
     return {
         "name": os.fsdecode(name),
-        "type": FileType(status.type).name.lower().replace("_", "-"),
+        "type": _type_name(status).replace(" ", "-"),
         "mode": f"{status.mode:04o}",
         "uid": status.uid,
         "gid": status.gid,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ LINKS = 40
 """As many symbolic links on one way as Linux follows (``MAXSYMLINKS`` in linux/namei.h)."""
 
 
-def resolve(path: bytes, status: Callable[[bytes], FileStatus], *, follow: bool) -> bytes:
-    """Returns the path of the file that ``path`` leads to, in normal form: no link on its way, no ``..``, ``b""`` for the root.
+def resolve(path: bytes, status: Callable[[bytes], FileStatus], *, follow: bool) -> tuple[bytes, FileStatus]:
+    """Returns the file that ``path`` leads to: its path in normal form, with no link on its way (``b""`` is the root), and its status.
 
     Args:
         path: absolute or not, it counts from the root of the image, and ``..`` does not lead out of it.
@@ -39,19 +40,24 @@ def resolve(path: bytes, status: Callable[[bytes], FileStatus], *, follow: bool)
             del done[-1:]
             continue
         done.append(name)
-        if not (follow or any(ahead)):
-            break
-        here = status(b"/".join(done))
-        if here.type == FileType.SYMLINK:
+        here = _status(path, done, status)
+        if here.type == FileType.SYMLINK and (follow or any(ahead)):
             links += 1
             if links > LINKS:
-                raise InvalidError(f"{_text(path)}: more than {LINKS} symbolic links on the way")
+                raise InvalidError(f"{os.fsdecode(path)}: more than {LINKS} symbolic links on the way")
             done = [] if here.target.startswith(b"/") else done[:-1]
             ahead += here.target.split(b"/")[::-1]
         elif here.type != FileType.DIRECTORY and any(ahead):
-            raise NotFoundError(f"{_text(path)}: {_text(b'/'.join(done))} is no directory")
-    return b"/".join(done)
+            raise NotFoundError(
+                f"{os.fsdecode(path)}: no such file in the image: /{os.fsdecode(b'/'.join(done))} is no directory"
+            )
+    return b"/".join(done), _status(path, done, status)
 
 
-def _text(path: bytes) -> str:
-    return path.decode(errors="surrogateescape")
+def _status(path: bytes, done: list[bytes], status: Callable[[bytes], FileStatus]) -> FileStatus:
+    place = b"/".join(done)
+    try:
+        return status(place)
+    except NotFoundError as error:
+        missing = "" if place == path.strip(b"/") else f": /{os.fsdecode(place)} is missing"
+        raise NotFoundError(f"{os.fsdecode(path)}: no such file in the image{missing}") from error

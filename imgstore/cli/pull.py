@@ -36,9 +36,9 @@ def pull(session: Session, reference: str, platform: str | None, all_tags: bool,
 
     A layer that the store has is neither downloaded nor converted again.
     """
+    session.kept = "layers that were complete are kept and will not be pulled again"
     from imgstore.store import PullStatus
 
-    session.kept = "layers that were complete are kept and will not be pulled again"
     results: list[PullResult] = []
     with session.open_store() as store:
         with _progress(session, quiet=quiet) as progress:

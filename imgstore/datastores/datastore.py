@@ -206,6 +206,12 @@ class Datastore(abc.ABC):
     def close(self) -> None:
         """Gives everything back; stagings that are open become leftovers. Allowed more than once."""
 
+    def parts(self, path: str) -> Sequence[str]:
+        """Paths of what is being made in a directory, by whomever, or was left there; none where there is no directory."""
+        if not self.fs.isdir(path):
+            return []
+        return [f"{path}/{name}" for name in self.fs.listdir(path) if owner_of(name) is not None]
+
     def read_bytes(self, path: str, limit: int = 4 << 20) -> bytes:
         """The contents of a small file.
 

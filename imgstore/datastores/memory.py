@@ -106,7 +106,7 @@ class MemoryFile(StoredFile):
 
     def __init__(self, path: str, handle: BinaryIO) -> None:
         self._path = path
-        self._handle = handle
+        self._file = handle
         self._lock = threading.Lock()  # the handle has one position for all threads
 
     @property
@@ -116,12 +116,12 @@ class MemoryFile(StoredFile):
     @property
     def size(self) -> int:
         with self._lock:
-            return self._handle.seek(0, 2)
+            return self._handle().seek(0, 2)
 
     def pread(self, offset: int, length: int) -> bytes:
         with self._lock:
-            self._handle.seek(offset)
-            return self._handle.read(length)
+            self._handle().seek(offset)
+            return self._file.read(length)
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)
@@ -129,7 +129,12 @@ class MemoryFile(StoredFile):
             yield offset, end - offset
 
     def close(self) -> None:
-        self._handle.close()
+        self._file.close()
+
+    def _handle(self) -> BinaryIO:
+        if self._file.closed:  # MemoryFS would go on
+            raise ValueError(f"{self._path} is closed")
+        return self._file
 
 
 class MemoryStagedFile(MemoryFile, StagedFile):
@@ -137,12 +142,16 @@ class MemoryStagedFile(MemoryFile, StagedFile):
 
     def pwrite(self, offset: int, data: Bytes) -> None:
         with self._lock:
-            self._handle.seek(offset)
-            self._handle.write(data)
+            self._handle().seek(offset)
+            self._file.write(data)
 
     def truncate(self, size: int) -> None:
         with self._lock:
-            self._handle.truncate(size)
+            end = self._handle().seek(0, 2)
+            if size > end:
+                self._file.write(bytes(size - end))  # MemoryFS grows a file only if its position allows
+            else:
+                self._file.truncate(size)
 
     def start_writeback(self) -> None:
         """Nothing to do."""

@@ -162,7 +162,7 @@ class BlockAllocator:
             self._pages.write(self._groups.block_bitmap[group] * BLOCK_SIZE, bitmap)
             if seed is not None:
                 self._groups.block_bitmap_checksum[group] = checksums.update(seed, bitmap[: self._geometry.blocks_per_group // 8])
-            self._groups.flags[group] &= ~GroupFlag.BLOCK_UNINIT
+            self._groups.flags[group] &= ~int(GroupFlag.BLOCK_UNINIT)
             self._groups.changed.add(group)
 
 
@@ -292,5 +292,5 @@ class InodeAllocator:
             self._pages.write(self._groups.inode_bitmap[group] * BLOCK_SIZE, bitmap)
             if seed is not None:
                 self._groups.inode_bitmap_checksum[group] = checksums.update(seed, bitmap[: self._geometry.inodes_per_group // 8])
-            self._groups.flags[group] &= ~GroupFlag.INODE_UNINIT
+            self._groups.flags[group] &= ~int(GroupFlag.INODE_UNINIT)
             self._groups.changed.add(group)

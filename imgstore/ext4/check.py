@@ -114,10 +114,10 @@ class _Check:
                 continue
             set_bits(self._seen, number - 1, 1)
             yield from self._check_inode(number)
+            if number == super_block.journal_inum:
+                yield from self._check_journal(number)
         if super_block.feature_compat & CompatFeature.RESIZE_INODE:
             yield from self._check_resize_inode()
-        if owners and super_block.feature_compat & CompatFeature.HAS_JOURNAL:
-            yield from self._check_journal(owners[0])
 
     def _check_resize_inode(self) -> Iterator[Finding]:
         """Its one block that is not among the reserved descriptors."""

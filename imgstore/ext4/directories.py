@@ -37,8 +37,6 @@ def encode_directory(entries: Entries, number: int, parent: int, seed: int, hash
         InvalidError: more names than an index of two levels can hold (some 20 million).
     """
     dots = _encode_entry(b".", number << 4 | DIRECTORY_TYPE, 12) + _encode_entry(b"..", parent << 4 | DIRECTORY_TYPE, 12)
-    if sum(map(len, entries)) + 11 * len(entries) < _ROOM:  # 8 of head, at most 3 of padding
-        return [_encode_leaf(sorted(entries.items()), seed, dots)], False
     size = sum((len(name) + 11) & ~3 for name in entries)
     if len(dots) + size <= _ROOM:
         return [_encode_leaf(sorted(entries.items()), seed, dots)], False

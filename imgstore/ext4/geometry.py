@@ -109,7 +109,8 @@ class Geometry:
             UnsupportedError: a feature that is not read here, or a block size other than 4096.
         """
         where = f"SuperBlock at byte {SUPER_OFFSET}"
-        if unknown := super_block.feature_incompat & ~(_READABLE | IncompatFeature.RECOVER):
+        # As int, for ~ of an IntFlag forgets the bits that have no name.
+        if unknown := super_block.feature_incompat & ~int(_READABLE | IncompatFeature.RECOVER):
             raise UnsupportedError(f"{where}: incompatible features {IncompatFeature(unknown)!r} are not supported")
         if super_block.feature_ro_compat & RoCompatFeature.BIGALLOC:
             raise UnsupportedError(f"{where}: bigalloc is not supported")

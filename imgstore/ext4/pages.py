@@ -99,7 +99,7 @@ class WritablePageCache(PageCache):
             view = view[take:]
 
     def write_through(self, offset: int, data: memoryview) -> None:
-        """Writes to the device at once; ``data`` is the device's from then on."""
+        """Writes to the device at once."""
         pages = self._pages
         for number in range(offset >> PAGE_SHIFT, ((offset + len(data) - 1) >> PAGE_SHIFT) + 1):
             if number in pages:

@@ -186,7 +186,13 @@ class FileSystem:
         return iter(self.extent_tree(node))
 
     def read_file(self, node: Node) -> Iterator[bytes]:
-        """The whole content of a regular file in pieces of at most 1 MiB; holes are zeros."""
+        """The whole content of a regular file in pieces of at most 1 MiB; holes are zeros.
+
+        Raises:
+            InvalidError: ``node`` is no regular file.
+        """
+        if node.type is not FileType.REGULAR:
+            raise InvalidError(f"inode {node.number} is no regular file")
         position = 0
         for offset, piece in self._data(node):
             yield from _zeros(offset - position)

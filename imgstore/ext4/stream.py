@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 from imgstore.blocks import Bytes
 from imgstore.ext4.allocation import BlockAllocator
 from imgstore.ext4.extents import Run
@@ -15,13 +17,13 @@ _ZERO_BLOCK = bytes(BLOCK_SIZE)
 class BlockStream:
     """Takes bytes, gives them blocks, and writes them when 1 MiB is together.
 
-    A buffer is given to the device and never touched again, so the device may keep it until it has written it.
+    There is one buffer for all: memory that is new costs more than what is done to it. It begins at a page, as direct I/O wants it.
     """
 
     def __init__(self, pages: WritablePageCache, allocator: BlockAllocator) -> None:
         self._pages = pages
         self._allocator = allocator
-        self._buffer = bytearray()
+        self._buffer = memoryview(mmap.mmap(-1, _BUFFER))
         self._base = 0  # byte of the device where the buffer begins
         self._fill = 0
         self._room = 0  # up to a multiple of 1 MiB of the device, so that all writes but the first are aligned
@@ -37,9 +39,12 @@ class BlockStream:
         start, got = self._allocator.take(count)
         if got == count:
             fill = self._fill
-            if start << BLOCK_SHIFT == self._base + fill and fill + size <= self._room:
+            end = fill + (count << BLOCK_SHIFT)
+            if start << BLOCK_SHIFT == self._base + fill and end <= self._room:
                 self._buffer[fill : fill + size] = data
-                self._fill = fill + (count << BLOCK_SHIFT)
+                if fill + size < end:
+                    self._buffer[fill + size : end] = _ZERO_BLOCK[: end - fill - size]
+                self._fill = end
             else:
                 self.put(start, data)
             return [Run(logical, start, count)]
@@ -71,22 +76,24 @@ class BlockStream:
             if self._fill >= self._room:
                 self.flush()
             take = min(self._room - self._fill, len(view))
-            self._buffer[self._fill : self._fill + take] = view[:take]
-            self._fill += (take + BLOCK_SIZE - 1) >> BLOCK_SHIFT << BLOCK_SHIFT
+            end = self._fill + take
+            self._buffer[self._fill : end] = view[:take]
+            rest = -end % BLOCK_SIZE
+            self._buffer[end : end + rest] = _ZERO_BLOCK[:rest]
+            self._fill = end + rest
             view = view[take:]
 
     def _open(self, offset: int) -> None:
         self._base = offset
         self._fill = 0
         self._room = _BUFFER - offset % _BUFFER
-        self._buffer = bytearray(self._room)
 
     def flush(self) -> None:
         """Writes what is gathered."""
         if self._fill:
-            base, fill, buffer = self._base, self._fill, self._buffer
+            base, fill = self._base, self._fill
             self._open(base + fill)
-            self._pages.write_through(base, memoryview(buffer)[:fill])
+            self._pages.write_through(base, self._buffer[:fill])
 
 
 class FileContent:

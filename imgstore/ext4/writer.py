@@ -87,9 +87,9 @@ class LayerWriter:
     def _prove_writable(self) -> None:
         super_block, where = self._file_system.super_block, f"SuperBlock at byte {SUPER_OFFSET}"
         incompat, ro_compat = super_block.feature_incompat, super_block.feature_ro_compat
-        if incompat & ~_WRITABLE_INCOMPAT or incompat & _REQUIRED_INCOMPAT != _REQUIRED_INCOMPAT:
+        if incompat & ~int(_WRITABLE_INCOMPAT) or incompat & _REQUIRED_INCOMPAT != _REQUIRED_INCOMPAT:
             raise UnsupportedError(f"{where}: cannot write with incompatible features {IncompatFeature(incompat)!r}")
-        if ro_compat & ~_WRITABLE_RO_COMPAT or self._geometry.checksum_seed is None:
+        if ro_compat & ~int(_WRITABLE_RO_COMPAT) or self._geometry.checksum_seed is None:
             raise UnsupportedError(f"{where}: cannot write with read-only features {RoCompatFeature(ro_compat)!r}")
         if self._geometry.inode_size != INODE_SIZE:
             raise UnsupportedError(f"{where}: cannot write inodes of {self._geometry.inode_size} bytes")

@@ -20,6 +20,7 @@ INODE_ROOM = 96
 _MAGIC = XATTR_MAGIC.to_bytes(4, "little")
 _MASK = 0xFFFFFFFF
 _TERMINATOR = 4
+_NAME_MAX = 255  # of the whole name: XATTR_NAME_MAX of the kernel, which cannot read a longer one
 _PREFIXES = {
     1: b"user.",
     2: b"system.posix_acl_access",
@@ -93,7 +94,7 @@ def _split(name: bytes, value: bytes) -> _Attribute:
         return _Attribute(_BY_PREFIX[name], 0, b"", _acl_to_disk(name, value))
     prefix, dot, rest = name.partition(b".")
     index = _BY_PREFIX.get(prefix + dot)
-    if index is None or not rest or len(rest) > 255 or b"\0" in rest:
+    if index is None or not rest or len(name) > _NAME_MAX or b"\0" in rest:
         raise XattrsError(f"extended attribute {name[:300]!r}: ext4 has no place for the name")
     return _Attribute(index, len(rest), rest, bytes(value))
 

@@ -27,44 +27,72 @@ _TAGS: Final = {
     b"o": (_OTHER, None),
 }
 
+_TAG_WORDS: Final = {
+    _USER_OBJ: "user::",
+    _USER: "user:id:",
+    _GROUP_OBJ: "group::",
+    _GROUP: "group:id:",
+    _MASK: "mask::",
+    _OTHER: "other::",
+}
+_NAMED: Final = frozenset({_USER, _GROUP})
+
 _PERMISSIONS = re.compile(rb"[r-][w-][xX-]")
 _MAX_TEXT: Final = 1 << 16
 
 
-def parse_acl(value: bytes) -> bytes | None:
-    """The version-2 form of an ACL in text, or None if it says no more than mode bits do.
+def parse_acl(value: bytes) -> bytes:
+    """The version-2 form of an ACL in text.
 
     Entries are separated by commas or newlines. A named user or group is a number, or a name with its number as a fourth field, as
     star and libarchive write: names alone mean nothing without the image's own /etc/passwd.
 
     Raises:
-        MalformedError: no ACL, or names without numbers.
+        MalformedError: no ACL, or names without numbers. Whether the entries make sense together says ``acl_permissions``.
     """
     if len(value) > _MAX_TEXT:
         raise MalformedError(f"ACL has {len(value)} bytes of text, more than {_MAX_TEXT}")
-    entries: set[tuple[int, int]] = set()
-    permissions: dict[tuple[int, int], int] = {}
+    entries: list[tuple[int, int, int]] = []
     for line in re.split(rb"[,\n]", value):
         words = line.partition(b"#")[0].strip()
-        if not words:
-            continue
-        key, bits = _parse_entry(words)
-        if key in permissions:
-            raise MalformedError(f"ACL has two entries for {shown(words)}")
+        if words:
+            entries.append(_parse_entry(words))
+    entries.sort(key=lambda entry: (entry[0], entry[2]))
+    return _VERSION + b"".join(_ENTRY.pack(*entry) for entry in entries)
+
+
+def acl_permissions(acl: bytes) -> tuple[int, bool]:
+    """What an ACL in version-2 form says that mode bits say too.
+
+    Returns:
+        The nine permission bits that a file with this ACL has (the group's are those of the mask), and whether the ACL
+        says more than they do. The kernel keeps no access ACL that does not.
+
+    Raises:
+        MalformedError: not what ``posix_acl_from_xattr`` and ``posix_acl_valid`` of the kernel would take.
+    """
+    if acl[:4] != _VERSION or (len(acl) - 4) % _ENTRY.size:
+        raise MalformedError(f"ACL of {len(acl)} bytes is not in version 2 form")
+    permissions: dict[tuple[int, int], int] = {}
+    previous = (0, 0)
+    for tag, bits, number in _ENTRY.iter_unpack(acl[4:]):
+        key = (tag, number if tag in _NAMED else _NO_ID)
+        if tag not in _TAG_WORDS or bits > 7 or (tag in _NAMED and number > MAX_ID):
+            raise MalformedError(f"ACL entry has tag {tag}, permissions {bits} and id {number}")
+        if key <= previous:
+            raise MalformedError(f"ACL has two {_TAG_WORDS[tag]} entries for one id, or entries out of order")
         permissions[key] = bits
-    entries = set(permissions)
-    for tag, word in ((_USER_OBJ, "user::"), (_GROUP_OBJ, "group::"), (_OTHER, "other::")):
-        if (tag, _NO_ID) not in entries:
-            raise MalformedError(f"ACL has no {word} entry")
-    if len(entries) == 3:
-        return None
-    if (_MASK, _NO_ID) not in entries:
-        raise MalformedError("ACL names users or groups and has no mask")
-    packed = (_ENTRY.pack(tag, permissions[tag, number], number) for tag, number in sorted(entries))
-    return _VERSION + b"".join(packed)
+        previous = key
+    extended = any(tag in _NAMED for tag, _ in permissions)
+    for tag in (_USER_OBJ, _GROUP_OBJ, _OTHER, *([_MASK] if extended else [])):
+        if (tag, _NO_ID) not in permissions:
+            raise MalformedError(f"ACL has no {_TAG_WORDS[tag]} entry")
+    group = permissions.get((_MASK, _NO_ID), permissions[_GROUP_OBJ, _NO_ID])
+    return permissions[_USER_OBJ, _NO_ID] << 6 | group << 3 | permissions[_OTHER, _NO_ID], len(permissions) > 3
 
 
-def _parse_entry(words: bytes) -> tuple[tuple[int, int], int]:
+def _parse_entry(words: bytes) -> tuple[int, int, int]:
+    """Tag, permissions, id."""
     fields = [field.strip() for field in words.split(b":")]
     if len(fields) == 2 and fields[0] in (b"mask", b"m", b"other", b"o"):
         fields.insert(1, b"")  # Solaris writes ``other:r--``
@@ -75,10 +103,10 @@ def _parse_entry(words: bytes) -> tuple[tuple[int, int], int]:
     if not fields[1]:
         if len(fields) == 4 and fields[3]:
             raise MalformedError(f"ACL entry {shown(words)} has a number and no name")
-        return (owner, _NO_ID), bits
+        return owner, bits, _NO_ID
     if named is None:
         raise MalformedError(f"ACL entry {shown(words)} can have no qualifier")
     number = fields[3] if len(fields) == 4 else fields[1]
     if not number.isdigit() or len(number) > 10 or int(number) > MAX_ID:
-        raise MalformedError(f"ACL entry {shown(words)} has no numeric id; write the tar with numeric owners")
-    return (named, int(number)), bits
+        raise MalformedError(f"ACL entry {shown(words)} has a name and no number, and names are not looked up")
+    return named, bits, int(number)

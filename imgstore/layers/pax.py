@@ -153,10 +153,7 @@ def xattrs(records: dict[bytes, bytes]) -> dict[bytes, bytes]:
                 raise MalformedError(f"PAX record {shown(keyword)}: {error}") from None
         elif keyword in ACL_XATTRS:
             name = ACL_XATTRS[keyword]
-            acl = parse_acl(value)
-            if acl is None:
-                continue
-            value = acl
+            value = parse_acl(value)
         else:
             continue
         if not 0 < len(name) <= 255 or b"\0" in name:

@@ -16,6 +16,7 @@ from imgstore.blocks import Bytes
 from imgstore.changes import NO_XATTRS, Change, Entry, FileType, HardLink, Opaque, Whiteout
 from imgstore.errors import NoSpaceError
 from imgstore.layers import pax
+from imgstore.layers.acl import acl_permissions
 from imgstore.layers.names import has_whiteout, is_aufs, normal_path, whiteout_path
 from imgstore.layers.pieces import PieceCursor
 from imgstore.layers.sparse import PaxSparse, checked_segments, is_sparse, map_before_data, old_gnu_map
@@ -167,6 +168,23 @@ class _Extensions:
         return records
 
 
+def _with_acls(file_type: FileType, mode: int, xattrs: Mapping[bytes, bytes]) -> tuple[int, Mapping[bytes, bytes]]:
+    """Mode and attributes after ``setxattr(2)`` has set the ACLs: libarchive's mode is not that of a file with an ACL."""
+    access, default = xattrs.get(pax.ACL_ACCESS), xattrs.get(pax.ACL_DEFAULT)
+    if default is not None:
+        if file_type is not FileType.DIRECTORY:
+            raise MalformedError("has a default ACL and is no directory")
+        acl_permissions(default)
+    if access is not None:
+        if file_type is FileType.SYMLINK:
+            raise MalformedError("has an ACL and is a symbolic link")
+        permissions, extended = acl_permissions(access)
+        mode = mode & 0o7000 | permissions
+        if not extended:
+            xattrs = {name: value for name, value in xattrs.items() if name != pax.ACL_ACCESS}
+    return mode, xattrs
+
+
 class _TarReader:
     """One reading of one tar."""
 
@@ -227,7 +245,8 @@ class _TarReader:
                 raise MalformedError(f"the tar ends {BLOCK - len(block)} bytes before the end of a header")
         header = HEADER.unpack_from(block, start)
         found = checksum(block, start)
-        if number(header[6], "checksum") != found:
+        # Nearly all writers put the checksum like this; comparing text is faster than reading a number.
+        if header[6] != b"%06o\0 " % found and number(header[6], "checksum") != found:
             whole = bytes(block[start : start + BLOCK])
             if whole == _ZEROS[:BLOCK]:
                 return None
@@ -327,9 +346,9 @@ class _TarReader:
             return self._hard_link(path, self._link(header, extensions))
         if not path and file_type is not FileType.DIRECTORY:
             raise MalformedError(f"is the root and has type {shown(flag)}, not a directory's")
-        if pax.ACL_DEFAULT in xattrs and file_type is not FileType.DIRECTORY:
-            raise MalformedError("has a default ACL and is no directory")
         mode = self._number(mode_field, "mode") & 0o7777
+        if pax.ACL_ACCESS in xattrs or pax.ACL_DEFAULT in xattrs:
+            mode, xattrs = _with_acls(file_type, mode, xattrs)
 
         if file_type is FileType.REGULAR:
             apparent = size

@@ -85,7 +85,7 @@ class Descriptor:
             raise CorruptError(f"{where}: starts with {text[: len(_SIGNATURE)]!r}, not {_SIGNATURE!r}")
         keys: dict[str, str] = {}
         extents: list[re.Match[str]] = []
-        for line in map(str.strip, text.splitlines()):
+        for line in (line.strip(" \t\r") for line in text.split("\n")):
             if not line or line.startswith("#"):
                 continue
             if extent := _EXTENT.fullmatch(line):
@@ -103,7 +103,7 @@ class Descriptor:
         access, capacity, kind, name = extents[0].groups()
         if (access, kind) != ("RW", "SPARSE"):
             raise UnsupportedError(f"{where}: the extent is {access} {kind}, only RW SPARSE is read")
-        if not name or name in (".", "..") or re.search(r"[/\\:\0-\x1f]", name):
+        if not name or name in (".", "..") or not name.isprintable() or re.search(r"[/\\:]", name):
             raise CorruptError(f"{where}: extent name {name!r} is not a plain base name")
         parent_cid: int | None = _read_cid(keys, "parentCID", where)
         if parent_cid == NO_PARENT:

@@ -67,6 +67,9 @@ class SnapshotDevice:
         if start:
             self._put_part(grain, start, view[: GRAIN - start])
             view = view[GRAIN - start :]
+            if len(view) >= GRAIN:
+                # Keeps a stream in order in the file: this grain is full now, and the next ones follow at once.
+                self._write_back([grain])
             grain += 1
         whole = len(view) // GRAIN
         if whole:

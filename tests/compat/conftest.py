@@ -13,7 +13,7 @@ from tests.images.debian import build_debian
 from tests.images.kinds import build_beyond_umoci, build_kinds
 from tests.images.layout import Image
 from tests.images.sizes import build_gnu_sparse, build_many_files, build_many_layers, build_sparse, build_wide
-from tests.judges.docker_registry import docker_registry
+from tests.servers.docker_registry import DockerRegistry, docker_registry
 
 BUILDERS: dict[str, Callable[[Path], Image]] = {
     "alpine": build_alpine,
@@ -47,9 +47,9 @@ def build_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """``127.0.0.1:PORT`` of a real registry."""
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """A real registry that all tests of the session push to."""
     directory = tmp_path_factory.mktemp("registry")
-    with docker_registry(directory) as host:
-        yield host
+    with docker_registry(directory) as running:
+        yield running
     shutil.rmtree(directory)

@@ -6,19 +6,22 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from imgstore.changes import FileType
 from imgstore.datastores.local import LocalDatastore
+from imgstore.ext4.reader import FileSystem
 from imgstore.store import ImageStore
 from imgstore.vmdk.chain import open_chain
 from tests.images.layout import Image
 from tests.judges import e2fsck, umoci, vmdk
 from tests.judges.model import Model, model_of
 from tests.judges.mount import exported, mounted
-from tests.judges.tree import ContentDigest, content_digest, data_runs, diff, tree_of
+from tests.judges.tree import ContentDigest, Node, Tree, content_digest, data_runs, diff, tree_of
+from tests.servers.docker_registry import DockerRegistry
 from tests.tools import need, run
 
 GIB = 1 << 30
@@ -36,6 +39,7 @@ SIZES = {
 """Capacity of the disks. QEMU asks each disk of a chain for each grain, so the deepest chain has the smallest disks."""
 
 by_image = pytest.mark.parametrize("name", SIZES)
+by_image_for_umoci = pytest.mark.parametrize("name", sorted(SIZES.keys() - {"beyond-umoci", "gnu-sparse"}))
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def pull(image: Image, reference: str, directory: Path) -> Pulled:
 
 @pytest.fixture(scope="session")
 def pull_image(
-    build_image: Callable[[str], Image], registry: str, tmp_path_factory: pytest.TempPathFactory
+    build_image: Callable[[str], Image], registry: DockerRegistry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Pulled]]:
     """A function from the name of an image to the image, pulled from the registry into a store of its own."""
     pulled: dict[str, Pulled] = {}
@@ -81,7 +85,7 @@ def pull_image(
         if name not in pulled:
             shutil.rmtree(root / name, ignore_errors=True)
             image = build_image(name)
-            pulled[name] = pull(image, image.push(registry), root / name)
+            pulled[name] = pull(image, registry.push(image.source, image.repository), root / name)
         return pulled[name]
 
     yield get
@@ -129,6 +133,12 @@ def test_every_reader_reads_the_same_bytes(pulled: Pulled, raw: Path) -> None:
 
 
 @by_image
+def test_our_own_check_agrees(pulled: Pulled) -> None:
+    with ImageStore.open(str(pulled.store)) as store:
+        assert list(store.check(read_data=True)) == []
+
+
+@by_image
 def test_each_layer_is_clean_and_shows_the_tree_it_means(pulled: Pulled, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     model = Model()
@@ -146,15 +156,59 @@ def test_each_layer_is_clean_and_shows_the_tree_it_means(pulled: Pulled, tmp_pat
     raw.unlink()
 
 
-@by_image
+@by_image_for_umoci
 def test_the_kernel_shows_what_umoci_unpacks(pulled: Pulled, raw: Path, tmp_path: Path) -> None:
-    if not pulled.image.umoci:
-        return
     expected = tree_of(umoci.unpack(pulled.image.layout, pulled.image.tag, tmp_path / "rootfs"))
     with mounted(raw) as directory:
         actual = tree_of(directory)
     assert diff(expected, actual, without_mtime=model_of(pulled.image.layers).unsaid()) == []
     shutil.rmtree(tmp_path / "rootfs")
+
+
+@by_image
+def test_our_reader_sees_what_the_kernel_sees(pulled: Pulled, raw: Path) -> None:
+    datastore = LocalDatastore(pulled.store)
+    chain = open_chain(datastore.open, str(pulled.disks[-1].relative_to(pulled.store)))
+    with mounted(raw) as directory:
+        assert diff(tree_of(directory), tree_by_reader(FileSystem(chain))) == []
+
+
+def tree_by_reader(file_system: FileSystem) -> Tree:
+    tree: Tree = {}
+    names: dict[int, list[bytes]] = {}
+    inodes: dict[bytes, int] = {}
+    stack = [(b"", file_system.lookup(b""))]
+    while stack:
+        path, node = stack.pop()
+        status = file_system.status(node)
+        regular = status.type is FileType.REGULAR
+        tree[path] = Node(
+            type=status.type << 12,
+            mode=status.mode,
+            uid=status.uid,
+            gid=status.gid,
+            mtime_ns=status.mtime_ns,
+            size=status.size if regular or status.type is FileType.SYMLINK else 0,
+            content=content_by_reader(file_system, status.inode, status.size) if regular else "",
+            target=status.target,
+            rdev=status.rdev,
+            xattrs=dict(status.xattrs),
+        )
+        inodes[path] = status.inode
+        names.setdefault(status.inode, []).append(path)
+        if status.type is FileType.DIRECTORY:
+            prefix = path + b"/" if path else b""
+            stack += [(prefix + name, file_system.node(number)) for name, number, _ in file_system.list_directory(node)]
+        else:
+            assert status.links >= len(names[status.inode])
+    return {path: replace(node, names=tuple(sorted(names[inodes[path]]))) for path, node in tree.items()}
+
+
+def content_by_reader(file_system: FileSystem, number: int, size: int) -> str:
+    content = ContentDigest()
+    for offset in range(0, size, 1 << 22):
+        content.update(offset, file_system.read(file_system.node(number), offset, min(1 << 22, size - offset)))
+    return content.hexdigest()
 
 
 @by_image
@@ -188,9 +242,8 @@ def test_a_child_written_by_the_kernel_leaves_the_chain_as_it_is(pulled: Pulled,
 
 
 @by_image
-def test_two_stores_have_the_same_bytes(pulled: Pulled, registry: str, tmp_path: Path) -> None:
-    reference = f"{registry}/{pulled.reference.partition('/')[2]}"
-    again = pull(pulled.image, reference, tmp_path / "store")
+def test_two_stores_have_the_same_bytes(pulled: Pulled, registry: DockerRegistry, tmp_path: Path) -> None:
+    again = pull(pulled.image, f"{registry.host}/{pulled.image.repository}", tmp_path / "store")
     assert [disk.relative_to(pulled.store) for disk in pulled.disks] == [disk.relative_to(again.store) for disk in again.disks]
     assert [digest(disk) for disk in pulled.disks] == [digest(disk) for disk in again.disks]
     shutil.rmtree(again.store)
@@ -203,27 +256,21 @@ def test_gnu_tar_extracts_what_we_export(pulled: Pulled, tmp_path: Path) -> None
     directory.mkdir()
     with ImageStore.open(str(pulled.store)) as store, archive.open("wb") as out:
         store.export(pulled.reference, out)
-    options = (
-        "--extract",
-        "--preserve-permissions",
-        "--same-owner",
-        "--numeric-owner",
-        "--xattrs",
-        "--xattrs-include=*",
-        "--acls",
-    )
-    run("tar", *options, "--file", archive, "--directory", directory)
+    # With --acls GNU tar reads ACLs from records of its own alone; as xattrs it takes them in the form that docker and Go write.
+    options = ("--preserve-permissions", "--same-owner", "--numeric-owner", "--xattrs", "--xattrs-include=*")
+    run("tar", "--extract", *options, "--file", archive, "--directory", directory)
     # As docker export, ours says nothing of the root directory itself.
     assert diff(model_of(pulled.image.layers).tree(), tree_of(directory), without_mtime=[b""]) == []
     archive.unlink()
     shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("name", ["debian", "many-files"])
-def test_disks_take_little_more_than_the_contents(pulled: Pulled) -> None:
-    contents = sum(contents_of(layer) for layer in pulled.image.layers)
-    taken = sum(disk.stat().st_blocks * 512 for disk in pulled.disks[1:])
-    assert taken <= 1.03 * contents + len(pulled.image.layers) * (512 << 10), f"{taken} bytes for {contents} of contents"
+@pytest.mark.parametrize(("name", "layers"), [("debian", 2), ("many-files", 1)])
+def test_disks_take_little_more_than_the_contents(pulled: Pulled, layers: int) -> None:
+    """Of an image whose layers add files. A layer of a few edits all over a large tree takes a grain for each place that it touches."""
+    contents = sum(contents_of(layer) for layer in pulled.image.layers[:layers])
+    taken = sum(disk.stat().st_blocks * 512 for disk in pulled.chains[layers - 1][1:])
+    assert taken <= 1.03 * contents + layers * (512 << 10), f"{taken} bytes for {contents} of contents"
 
 
 def contents_of(layer: Path) -> int:

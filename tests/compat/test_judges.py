@@ -20,6 +20,7 @@ from tests.judges import e2fsck, umoci, vmdk
 from tests.judges.model import Model, model_of
 from tests.judges.mount import exported, mounted
 from tests.judges.tree import content_digest, diff, tree_of
+from tests.servers.docker_registry import DockerRegistry
 from tests.tools import need, need_root, run
 
 MIB = 1 << 20
@@ -316,12 +317,13 @@ class TestModel:
 
 
 class TestRegistry:
-    def test_push_and_read_back(self, registry: str, tmp_path: Path) -> None:
+    def test_push_and_read_back(self, registry: DockerRegistry, tmp_path: Path) -> None:
         layer = tmp_path / "layer.tar"
         with LayerTar(layer) as tar:
             tar.file("file", b"content")
         write_layout(tmp_path / "layout", [layer])
-        reference = Image("small", tmp_path / "layout", (layer,)).push(registry)
+        image = Image("small", tmp_path / "layout", (layer,))
+        reference = registry.push(image.source, image.repository)
         run("skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{reference}", f"oci:{tmp_path / 'copy'}:latest")
         assert tree_of(umoci.unpack(tmp_path / "copy", "latest", tmp_path / "rootfs"))[b"file"].content == content_digest(
             b"content"

@@ -275,7 +275,7 @@ KINDS: tuple[Callable[[LayerTar], None], ...] = (
 
 def build_kinds(directory: Path) -> Image:
     """The stack that umoci reads as the specification says."""
-    return _build("kinds", directory, KINDS, umoci=True)
+    return _build("kinds", directory, KINDS)
 
 
 def _unmentioned_parents(layer: LayerTar) -> None:
@@ -324,10 +324,10 @@ BEYOND_UMOCI: tuple[Callable[[LayerTar], None], ...] = (_unmentioned_parents, _l
 
 def build_beyond_umoci(directory: Path) -> Image:
     """What the specification or the kernel allows and umoci refuses or reads in its own way."""
-    return _build("beyond-umoci", directory, BEYOND_UMOCI, umoci=False)
+    return _build("beyond-umoci", directory, BEYOND_UMOCI)
 
 
-def _build(name: str, directory: Path, makers: tuple[Callable[[LayerTar], None], ...], *, umoci: bool) -> Image:
+def _build(name: str, directory: Path, makers: tuple[Callable[[LayerTar], None], ...]) -> Image:
     layers = []
     for number, make in enumerate(makers):
         path = directory / f"{number:02}{make.__name__}.tar"
@@ -335,7 +335,7 @@ def _build(name: str, directory: Path, makers: tuple[Callable[[LayerTar], None],
             make(layer)
         layers.append(path)
     write_layout(directory / "layout", layers)
-    return Image(name, directory / "layout", tuple(layers), umoci)
+    return Image(name, directory / "layout", tuple(layers))
 
 
 def _parents(layer: LayerTar, path: str) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.tools import need, run
-
 _PIECE = 1 << 20
 
 
@@ -21,21 +19,22 @@ class Image:
     Attributes:
         layout: directory of the layout.
         layers: the uncompressed layers, first to last.
-        umoci: whether umoci can unpack it as the specification says.
     """
 
     name: str
     layout: Path
     layers: tuple[Path, ...]
-    umoci: bool = True
     tag: str = "latest"
 
-    def push(self, registry: str) -> str:
-        """Copies the image into a plain HTTP registry with skopeo and returns its reference there."""
-        need("skopeo")
-        reference = f"{registry}/judged/{self.name}:{self.tag}"
-        run("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{self.layout}:{self.tag}", f"docker://{reference}")
-        return reference
+    @property
+    def source(self) -> str:
+        """Where skopeo finds it."""
+        return f"oci:{self.layout}:{self.tag}"
+
+    @property
+    def repository(self) -> str:
+        """Its name in a registry, tag included."""
+        return f"judged/{self.name}:{self.tag}"
 
 
 def write_layout(layout: Path, layers: Sequence[Path], tag: str = "latest") -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from tests.images.layer import LayerTar
@@ -130,7 +129,7 @@ def build_gnu_sparse(directory: Path) -> Image:
     for layer, version in zip(layers[1:], ("0.0", "0.1"), strict=True):
         _sparse_file(tree / f"pax-{version}", (5 << 30) + 77, [8192, 5 << 30])
         _sparse_tar(layer, tree, "posix", f"--sparse-version={version}")
-    return replace(_image("gnu-sparse", directory, layers), umoci=False)
+    return _image("gnu-sparse", directory, layers)
 
 
 def _sparse_tar(layer: Path, tree: Path, form: str, *options: str) -> None:

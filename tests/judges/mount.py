@@ -33,7 +33,7 @@ def mounted(image: Path, *, writable: bool = False) -> Iterator[Path]:
 def exported(disk: Path) -> Iterator[Path]:
     """A file that reads and writes as the contents of a VMDK (with its parents), served by qemu-storage-daemon over FUSE."""
     need_root()
-    need("qemu-storage-daemon", "fusermount3")
+    need("qemu-storage-daemon")
     if not Path("/dev/fuse").exists():
         missing("/dev/fuse")
     with tempfile.TemporaryDirectory(prefix="imgstore-export-") as directory:

@@ -50,6 +50,7 @@ class Fault:
         redirect: send the client to the storage server on another port, for the same bytes.
         hang_up: close the connection before any answer.
         delay: seconds before the answer.
+        stall: seconds of silence at ``cut_after``, before the connection is closed.
     """
 
     status: int | None = None
@@ -64,6 +65,7 @@ class Fault:
     redirect: bool = False
     hang_up: bool = False
     delay: float = 0.0
+    stall: float = 0.0
 
 
 @dataclass
@@ -213,6 +215,7 @@ class _Server(ThreadingHTTPServer):
         self.tls = tls
         self.host = f"127.0.0.1:{self.server_address[1]}"
         self.daemon_threads = False
+        self.stopping = threading.Event()
         self._connections: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, name=f"test {name}")
 
@@ -220,6 +223,7 @@ class _Server(ThreadingHTTPServer):
         self._thread.start()
 
     def stop(self) -> None:
+        self.stopping.set()
         self.shutdown()
         self._thread.join()
         for connection in list(self._connections):
@@ -298,11 +302,11 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._serve_blob(registry.blobs.get(found[2]), fault)
         elif found := _TAGS.fullmatch(path):
-            self._serve_tags(found[1])
+            self._serve_tags(found[1], fault)
         else:
             self._error(404, "UNSUPPORTED", f"no such path: {path}")
 
-    def _serve_tags(self, repository: str) -> None:
+    def _serve_tags(self, repository: str, fault: Fault) -> None:
         registry = self.server.registry
         tags = registry.tags.get(repository)
         if tags is None:
@@ -314,7 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
         page = tags[start : start + size]
         more = start + size < len(tags)
         link = {"Link": f'</v2/{repository}/tags/list?n={size}&last={page[-1]}>; rel="next"'} if more else {}
-        self._answer(200, json.dumps({"name": repository, "tags": page or None}).encode(), link)
+        self._answer(200, json.dumps({"name": repository, "tags": page or None}).encode(), link | dict(fault.headers))
 
     def _serve_blob(self, data: bytes | None, fault: Fault) -> None:
         if data is None:
@@ -335,7 +339,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             status, data = 206, data[start:]
             headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
-        self._answer(status, data, headers | dict(fault.headers), cut_after=fault.cut_after, chunked=fault.chunked)
+        self._answer(status, data, headers | dict(fault.headers), fault)
 
     def _serve_token(self, form: bytes) -> None:
         registry = self.server.registry
@@ -378,7 +382,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = f"repository:{found[1]}:pull" if found else ""
         if expires > time.monotonic() and wanted in (scope, ""):
             return True
-        realm = registry.realm or f"{registry.scheme}://{registry.host}/token"
+        realm = f"{registry.scheme}://{registry.host}/token" if registry.realm is None else registry.realm
         challenge = f'Bearer realm="{realm}",service="registry.test"' + (f',scope="{wanted}"' if wanted else "")
         self._error(401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": challenge})
         return False
@@ -387,9 +391,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode()
         self._answer(status, body, {"Content-Type": "application/json"} | dict(headers or {}))
 
-    def _answer(
-        self, status: int, body: bytes, headers: dict[str, str], *, cut_after: int | None = None, chunked: bool = False
-    ) -> None:
+    def _answer(self, status: int, body: bytes, headers: dict[str, str], fault: Fault = Fault()) -> None:
+        cut_after, chunked = fault.cut_after, fault.chunked
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -401,10 +404,11 @@ class _Handler(BaseHTTPRequestHandler):
         data = body if cut_after is None else body[:cut_after]
         self.seen.sent = len(data)
         if chunked:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(body), data) if data else b"")
+            self.wfile.write(b"%x\r\n%b" % (len(body), data) if body else b"")
             if cut_after is None:
-                self.wfile.write(b"0\r\n\r\n")
+                self.wfile.write(b"\r\n0\r\n\r\n" if body else b"0\r\n\r\n")
         else:
             self.wfile.write(data)
         if cut_after is not None and len(data) < len(body):
+            self.server.stopping.wait(fault.stall)
             self.close_connection = True

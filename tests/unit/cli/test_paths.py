@@ -25,6 +25,7 @@ def link(target: bytes) -> Status:
 DIRECTORY = Status(FileType.DIRECTORY)
 FILE = Status(FileType.REGULAR)
 TREE = {
+    b"": DIRECTORY,
     b"usr": DIRECTORY,
     b"usr/bin": DIRECTORY,
     b"usr/bin/dash": FILE,
@@ -70,7 +71,7 @@ def status(path: bytes) -> Any:
     ],
 )
 def test_followed_to_the_end(path: bytes, expected: bytes) -> None:
-    assert expected == resolve(path, status, follow=True)
+    assert (expected, TREE[expected]) == resolve(path, status, follow=True)
 
 
 @pytest.mark.parametrize(
@@ -85,13 +86,18 @@ def test_followed_to_the_end(path: bytes, expected: bytes) -> None:
     ],
 )
 def test_the_last_link_itself(path: bytes, expected: bytes) -> None:
-    assert expected == resolve(path, status, follow=False)
+    assert (expected, TREE[expected]) == resolve(path, status, follow=False)
 
 
 @pytest.mark.parametrize("path", [b"nowhere", b"dangling", b"usr/bin/nowhere/x"])
 def test_missing(path: bytes) -> None:
-    with pytest.raises(NotFoundError, match="no such file"):
+    with pytest.raises(NotFoundError, match=f"^{path.decode()}: no such file in the image"):
         resolve(path, status, follow=True)
+
+
+def test_a_link_to_nowhere_says_where_it_leads() -> None:
+    with pytest.raises(NotFoundError, match=r"^dangling: no such file in the image: /nowhere is missing$"):
+        resolve(b"dangling", status, follow=True)
 
 
 @pytest.mark.parametrize("path", [b"usr/bin/dash/x", b"bin/sh/x"])

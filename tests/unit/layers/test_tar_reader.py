@@ -194,8 +194,33 @@ def test_acl_becomes_the_kernels_form() -> None:
     assert found == {b"system.posix_acl_access": expected, b"system.posix_acl_default": expected}
 
 
-def test_acl_that_says_no_more_than_the_mode_is_left_out() -> None:
-    assert read_entry(pax((b"SCHILY.acl.access", b"u::rw-,g::r--,o::r--")) + header() + END).xattrs == {}
+def acl_of(*entries: tuple[int, int, int]) -> bytes:
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+NO_ID = 2**32 - 1
+
+
+def test_mode_follows_the_access_acl() -> None:
+    for records in (
+        pax((b"SCHILY.acl.access", b"u::rw-,u:7:rwx,g::---,m::r-x,o::--x")),
+        pax(
+            (
+                b"SCHILY.xattr.system.posix_acl_access",
+                acl_of((1, 6, NO_ID), (2, 7, 7), (4, 0, NO_ID), (16, 5, NO_ID), (32, 1, NO_ID)),
+            )
+        ),
+    ):
+        entry = read_entry(records + header(mode=0o4777) + END)
+        assert entry.mode == 0o4651
+        assert list(entry.xattrs) == [b"system.posix_acl_access"]
+
+
+def test_access_acl_that_says_no_more_than_the_mode_is_left_out() -> None:
+    text = b"u::rw-,g::r--,o::r--"
+    entry = read_entry(pax((b"SCHILY.acl.access", text), (b"SCHILY.acl.default", text)) + header(flag=b"5", mode=0o777) + END)
+    assert entry.mode == 0o644
+    assert entry.xattrs == {b"system.posix_acl_default": acl_of((1, 6, NO_ID), (4, 4, NO_ID), (32, 4, NO_ID))}
 
 
 def test_whiteouts() -> None:
@@ -297,7 +322,7 @@ def test_sparse_files(form: str, piece_size: int) -> None:
     content = bytearray(9000)
     position = 0
     for offset, length in sparse.segments:
-        content[offset : offset + length] = bytes(sparse.data)[position : position + length]  # type: ignore[arg-type, call-overload]
+        content[offset : offset + length] = bytes(sparse.data)[position : position + length]  # type: ignore[arg-type]
         position += length
     assert content == bytes(1000) + b"a" * 10 + bytes(3990) + b"b" * 700 + bytes(3300)
     assert after.path == b"after"
@@ -306,12 +331,12 @@ def test_sparse_files(form: str, piece_size: int) -> None:
 def test_sparse_file_that_is_all_hole() -> None:
     data = pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"5368709120"))
     entry = read_entry(data + file(b"s", b"1\n5368709120\n0\n".ljust(512, b"\0")) + END)
-    assert (entry.size, entry.segments, entry.data) == (5 << 30, [], b"")
+    assert entry == Entry(b"s", FileType.REGULAR, 0o644, size=5 << 30, segments=[], data=b"")  # type: ignore[arg-type]
 
 
 def test_sparse_file_without_holes_is_a_plain_one() -> None:
     entry = read_entry(pax((b"GNU.sparse.size", b"4"), (b"GNU.sparse.map", b"0,4")) + file(b"s", b"data") + END)
-    assert (entry.size, entry.segments, entry.data) == (4, None, b"data")
+    assert entry == Entry(b"s", FileType.REGULAR, 0o644, size=4, data=b"data")  # type: ignore[arg-type]
 
 
 def test_data_inside_a_piece_is_not_copied() -> None:

@@ -1,0 +1,314 @@
+"""What every datastore does, whatever it is made of; and PyFilesystem's own suite on the ``fs`` of each."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import threading
+import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from imgstore.datastores import Datastore, LocalDatastore, MemoryDatastore
+from imgstore.datastores.datastore import list_names
+from imgstore.errors import AlreadyExistsError, CorruptError, InvalidError, NotFoundError
+
+from fs.base import FS  # isort: skip
+from fs.test import FSTestCases  # isort: skip
+
+KINDS: dict[str, Callable[[Path], Datastore]] = {
+    "local": lambda directory: LocalDatastore(directory / "store", create=True),
+    "memory": lambda _: MemoryDatastore(),
+}
+
+BAD_PATHS = ["/a", "a/", "a//b", "..", "../a", "a/../b", "a/.", "a\0b"]
+
+
+@pytest.fixture(params=KINDS)
+def datastore(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datastore]:
+    with KINDS[request.param](tmp_path) as made:
+        yield made
+
+
+def publish(datastore: Datastore, path: str, **files: bytes) -> None:
+    with datastore.stage(path) as staging:
+        for name, data in files.items():
+            with staging.create(name) as file:
+                file.pwrite(0, data)
+        staging.publish()
+
+
+class TestStaging:
+    def test_nothing_is_visible_before_it_is_published(self, datastore: Datastore) -> None:
+        staging = datastore.stage("disks/a")
+        file = staging.create("x")
+        file.pwrite(0, b"data")
+        assert datastore.list("disks") == []
+        assert not datastore.exists("disks/a")
+        with pytest.raises(NotFoundError):
+            datastore.open("disks/a/x")
+        staging.publish()
+        assert datastore.list("disks") == ["a"]
+        assert datastore.list("disks/a") == ["x"]
+        assert datastore.read_bytes("disks/a/x") == b"data"
+
+    def test_nothing_stays_of_what_is_discarded(self, datastore: Datastore) -> None:
+        with datastore.stage("disks/a") as staging:
+            staging.create("x").pwrite(0, b"data")
+        staging.discard()
+        assert datastore.list("disks") == []
+        assert [name for name in datastore.fs.walk.files("/") if "owner" not in name] == []
+        with pytest.raises(ValueError, match="published or discarded already"):
+            staging.publish()
+
+    def test_the_same_place_may_be_staged_twice_and_the_first_wins(self, datastore: Datastore) -> None:
+        with datastore.stage("disks/a") as first, datastore.stage("disks/a") as second:
+            first.create("x").pwrite(0, b"first")
+            second.create("x").pwrite(0, b"second")
+            first.publish()
+            with pytest.raises(AlreadyExistsError, match="disks/a"):
+                second.publish()
+        assert datastore.read_bytes("disks/a/x") == b"first"
+
+    def test_an_empty_directory_is_in_the_way_too(self, datastore: Datastore) -> None:
+        publish(datastore, "disks/a")
+        with datastore.stage("disks/a") as staging, pytest.raises(AlreadyExistsError, match="disks/a"):
+            staging.publish()
+
+    def test_a_name_is_made_once(self, datastore: Datastore) -> None:
+        with datastore.stage("a") as staging:
+            staging.create("x")
+            with pytest.raises(AlreadyExistsError, match="a/x"):
+                staging.create("x")
+            with pytest.raises(ValueError, match="directory of its own"):
+                staging.create("y/z")
+
+    def test_a_file_is_read_on_after_it_was_published(self, datastore: Datastore) -> None:
+        staging = datastore.stage("a")
+        file = staging.create("x")
+        file.pwrite(3, b"data")
+        staging.publish()
+        staging.discard()
+        assert (file.path, file.size, file.pread(2, 9)) == ("a/x", 7, b"\0data")
+        file.close()
+
+    def test_a_long_name_can_be_staged(self, datastore: Datastore) -> None:
+        name = "n" * 250
+        publish(datastore, name, x=b"")
+        assert datastore.list() == [name]
+
+    def test_names_may_be_in_any_script(self, datastore: Datastore) -> None:
+        publish(datastore, "d/ジャケット", föß=b"data")
+        assert datastore.list("d") == ["ジャケット"]
+        assert datastore.read_bytes("d/ジャケット/föß") == b"data"
+
+    def test_two_threads_may_publish(self, datastore: Datastore) -> None:
+        threads = [
+            threading.Thread(target=publish, args=(datastore, f"disks/{number}"), kwargs={"x": b"x"}) for number in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert datastore.list("disks") == [str(number) for number in range(8)]
+
+
+class TestFiles:
+    def test_bytes_go_where_they_are_put(self, datastore: Datastore) -> None:
+        with datastore.stage("a") as staging:
+            file = staging.create("x")
+            file.pwrite(100_000, memoryview(b"end"))
+            file.pwrite(0, bytearray(b"start"))
+            file.pwrite(1, b"T")
+            file.fsync()
+            file.start_writeback()
+            assert (file.size, file.pread(0, 6), file.pread(99_999, 100)) == (100_003, b"sTart\0", b"\0end")
+            assert file.pread(100_003, 5) == b""
+            file.truncate(3)
+            file.truncate(6)
+            assert file.pread(0, 100) == b"sTa\0\0\0"
+
+    def test_data_ranges_have_all_data_and_stay_inside(self, datastore: Datastore) -> None:
+        with datastore.stage("a") as staging:
+            file = staging.create("x")
+            file.truncate(1 << 20)
+            file.pwrite(1 << 18, b"x" * 4096)
+            file.pwrite(1 << 19, b"y" * 4096)
+            for offset, length in (
+                (0, 1 << 20),
+                (5, 1 << 19),
+                ((1 << 18) + 100, 8),
+                (1 << 19, 4096),
+                (0, 0),
+                (1 << 20, 5),
+                (0, 1 << 30),
+            ):
+                ranges = list(file.data_ranges(offset, length))
+                assert ranges == sorted(ranges)
+                covered = set()
+                for start, size in ranges:
+                    assert offset <= start and size > 0 and start + size <= min(offset + length, 1 << 20)
+                    covered |= set(range(start, start + size))
+                content = file.pread(offset, length)
+                assert {offset + at for at, byte in enumerate(content) if byte} <= covered
+
+    def test_threads_read_at_their_own_offsets(self, datastore: Datastore) -> None:
+        publish(datastore, "a", x=bytes(range(256)) * 256)
+        wrong: list[int] = []
+        with datastore.open("a/x") as file:
+
+            def read(first: int) -> None:
+                for offset in range(first, 60_000, 97):
+                    if file.pread(offset, 2) != bytes((offset & 255, offset + 1 & 255)):
+                        wrong.append(offset)
+
+            threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert wrong == []
+
+    def test_a_closed_file_gives_nothing(self, datastore: Datastore) -> None:
+        publish(datastore, "a", x=b"data")
+        file = datastore.open("a/x")
+        file.close()
+        file.close()
+        with pytest.raises(ValueError, match="a/x is closed"):
+            file.pread(0, 1)
+
+    def test_what_is_missing_or_no_file_is_not_found(self, datastore: Datastore) -> None:
+        publish(datastore, "a", x=b"data")
+        for path in ("b", "a", "a/y", "a/x/y"):
+            with pytest.raises(NotFoundError, match=path):
+                datastore.open(path)
+
+    def test_a_small_file_has_a_bound(self, datastore: Datastore) -> None:
+        datastore.write_atomic("a", b"12345")
+        assert datastore.read_bytes("a", 5) == b"12345"
+        with pytest.raises(CorruptError, match="a: has more than 4 bytes"):
+            datastore.read_bytes("a", 4)
+
+
+class TestNames:
+    def test_write_atomic_makes_and_replaces(self, datastore: Datastore) -> None:
+        datastore.write_atomic("refs/x/a.json", b"one")
+        datastore.write_atomic("refs/x/a.json", b"two")
+        assert datastore.read_bytes("refs/x/a.json") == b"two"
+        assert datastore.list("refs/x") == ["a.json"]
+
+    def test_write_atomic_replaces_no_directory(self, datastore: Datastore) -> None:
+        publish(datastore, "a", x=b"")
+        with pytest.raises((NotFoundError, AlreadyExistsError), match="a"):
+            datastore.write_atomic("a", b"data")
+        assert datastore.list() == ["a"]
+
+    def test_a_reader_of_the_replaced_file_keeps_the_old_one(self, datastore: Datastore) -> None:
+        datastore.write_atomic("a", b"old")
+        with datastore.open("a") as file:
+            datastore.write_atomic("a", b"newer")
+            assert file.pread(0, 10) == b"old"
+
+    def test_exists_tells_files_and_directories(self, datastore: Datastore) -> None:
+        publish(datastore, "d/a", x=b"")
+        assert [datastore.exists(path) for path in ("", "d", "d/a", "d/a/x")] == [True] * 4
+        assert [datastore.exists(path) for path in ("e", "d/b", "d/a/y", "d/a/x/z")] == [False] * 4
+
+    def test_list_wants_a_directory(self, datastore: Datastore) -> None:
+        publish(datastore, "a", x=b"")
+        for path in ("b", "a/x"):
+            with pytest.raises(NotFoundError, match=path):
+                datastore.list(path)
+        assert list_names(datastore, "b") == []
+        assert list_names(datastore, "a") == ["x"]
+
+    def test_files_and_trees_are_removed(self, datastore: Datastore) -> None:
+        publish(datastore, "d/a", x=b"", y=b"")
+        datastore.remove_file("d/a/x")
+        assert datastore.list("d/a") == ["y"]
+        datastore.remove_tree("d/a")
+        assert datastore.list("d") == []
+        datastore.remove_tree("d")
+        assert datastore.list() == []
+
+    def test_what_is_removed_must_be_there_and_be_of_that_kind(self, datastore: Datastore) -> None:
+        publish(datastore, "d/a", x=b"")
+        for path in ("d", "e", "d/b"):
+            with pytest.raises(NotFoundError, match=path):
+                datastore.remove_file(path)
+        for path in ("d/a/x", "e", "d/b"):
+            with pytest.raises(NotFoundError, match=path):
+                datastore.remove_tree(path)
+        assert datastore.list("d/a") == ["x"]
+
+    @pytest.mark.parametrize("path", BAD_PATHS)
+    def test_a_path_that_is_none_is_refused_everywhere(self, datastore: Datastore, path: str) -> None:
+        calls: list[Callable[[str], object]] = [
+            datastore.open,
+            datastore.stage,
+            lambda bad: datastore.write_atomic(bad, b""),
+            datastore.exists,
+            datastore.list,
+            datastore.remove_file,
+            datastore.remove_tree,
+            datastore.usage,
+            datastore.local_path,
+        ]
+        for call in calls:
+            with pytest.raises(InvalidError, match="path"):
+                call(path)
+
+    def test_the_root_stays(self, datastore: Datastore) -> None:
+        for call in (datastore.remove_tree, datastore.remove_file, datastore.stage, datastore.open):
+            with pytest.raises(InvalidError, match="root"):
+                call("")
+
+    def test_usage_counts_all_that_lies_below(self, datastore: Datastore) -> None:
+        publish(datastore, "d/a", x=b"x" * 100_000)
+        publish(datastore, "d/b", y=b"y" * 50_000)
+        assert 100_000 <= datastore.usage("d/a/x") < 120_000
+        assert 150_000 <= datastore.usage("d") <= datastore.usage() < 200_000
+        with pytest.raises(NotFoundError, match="e"):
+            datastore.usage("e")
+
+    def test_sweep_leaves_alone_what_is_being_made(self, datastore: Datastore) -> None:
+        with datastore.stage("d/a") as staging:
+            staging.create("x").pwrite(0, b"data")
+            assert list(datastore.sweep()) == []
+            staging.publish()
+        assert datastore.read_bytes("d/a/x") == b"data"
+        assert list(datastore.sweep()) == []
+
+    def test_close_may_be_called_again(self, datastore: Datastore) -> None:
+        datastore.close()
+        datastore.close()
+
+
+class _FileSystemCases(FSTestCases):
+    # Python 3.12 dropped the old name, which fs 2.4.16 still uses.
+    assertRaisesRegexp = unittest.TestCase.assertRaisesRegex  # noqa: N815
+
+    def destroy_fs(self, fs: FS) -> None:
+        fs.close()
+
+
+class TestLocalFileSystem(_FileSystemCases, unittest.TestCase):
+    test_unicode_path = None  # OSFS says of itself on Linux that it has no such names, and the test skips; see TestStaging
+
+    def make_fs(self) -> FS:
+        self._directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self._directory)
+        datastore = LocalDatastore(self._directory)
+        self.addCleanup(datastore.close)
+        return datastore.fs
+
+
+class TestMemoryFileSystem(_FileSystemCases, unittest.TestCase):
+    def make_fs(self) -> FS:
+        return MemoryDatastore().fs
+
+
+assert "pkg_resources" not in sys.modules
