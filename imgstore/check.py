@@ -44,6 +44,9 @@ def check_store(
     Args:
         read_data: read every grain too, and compare it with its checksum.
     """
+    if damage := catalog.damage():
+        yield from (Finding("catalog", problem) for problem in damage)
+        return  # what it says of the rest means nothing
     yield from _check_layers(datastore, catalog, disks, read_data)
     yield from _check_images(images, catalog)
     yield from _check_references(images, catalog)

@@ -10,7 +10,7 @@ from imgstore import layout, markers
 from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import LayerRow
 from imgstore.datastores.datastore import Datastore, Staging, list_names
-from imgstore.errors import CorruptError, NotFoundError
+from imgstore.errors import CorruptError, NotFoundError, UnsupportedError
 from imgstore.ext4.format import format_file_system
 from imgstore.leases import Leases, held
 from imgstore.markers import DiskRecord, LayerMarker
@@ -40,20 +40,18 @@ class Disks:
     def find(self, chain_id: str) -> LayerMarker | None:
         """The layer's marker, or None when the layer is not there, or not whole: then it is to be made again.
 
-        Reads the marker and looks at the size of the disk, nothing more; ``imgstore check`` looks at everything.
+        Reads the marker, and of the disk its size, header and descriptor; ``imgstore check`` looks at everything.
 
         Raises:
             UnsupportedError: a newer imgstore wrote it.
         """
         try:
             marker = self.read_marker(chain_id)
-            if marker.disk is not None:
-                with self._datastore.open(_path(chain_id, marker.disk.file)) as file:
-                    if file.size != marker.disk.size:
-                        return None
         except (NotFoundError, CorruptError):
             return None
-        return marker
+        if marker.disk is None or self._is_whole(_path(chain_id, marker.disk.file), marker.disk):
+            return marker
+        return None
 
     def read_marker(self, chain_id: str) -> LayerMarker:
         """The layer's marker.
@@ -102,14 +100,19 @@ class Disks:
             return parent
         return parent.with_child(open_disk(self._datastore.open(_path(marker.chain_id, marker.disk.file))))
 
+    def has_scratch(self) -> bool:
+        """Whether the scratch disk is there, and whole as far as `find` looks."""
+        return self._is_whole(f"{layout.SCRATCH}/{layout.SCRATCH_DISK}", None)
+
     def make_scratch(self) -> None:
-        """Makes the scratch disk unless it is there. Its bytes follow from the capacity alone."""
-        path = f"{layout.SCRATCH}/{layout.SCRATCH_DISK}"
-        if self._datastore.exists(path):
+        """Makes the scratch disk unless it is there and whole. Its bytes follow from the capacity alone."""
+        if self.has_scratch():
             return
         with held(self._leases, "scratch"):
-            if self._datastore.exists(path):
+            if self.has_scratch():
                 return
+            with contextlib.suppress(NotFoundError):
+                self._datastore.remove_tree(layout.SCRATCH)  # damaged
             disk = PreparedDisk.create(self._datastore, layout.SCRATCH, layout.SCRATCH_DISK, self.capacity, None)
             try:
                 format_file_system(disk.device)
@@ -164,6 +167,17 @@ class Disks:
             self._datastore.remove_file(f"{directory}/{layout.LAYER_MARKER}")
         with contextlib.suppress(NotFoundError):
             self._datastore.remove_tree(directory)
+
+    def _is_whole(self, path: str, record: DiskRecord | None) -> bool:
+        """Whether there is a disk, of the store's capacity, and of the size and content id on record."""
+        try:
+            disk = open_disk(self._datastore.open(path))
+        except (NotFoundError, CorruptError, UnsupportedError):
+            return False
+        with contextlib.closing(disk):
+            if record is not None and (disk.file.size, f"{disk.cid:08x}") != (record.size, record.cid):
+                return False
+            return disk.capacity == self.capacity
 
 
 class PreparedDisk:

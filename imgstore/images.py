@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, list_names
-from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError
+from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError, UnsupportedError
 from registry_client.digest import Digest, ImageId
 from registry_client.errors import InvalidReferenceError
 from registry_client.reference import Reference
@@ -66,6 +66,22 @@ class Images:
     def ids(self) -> list[str]:
         """Ids of the images on the datastore, whole or not."""
         return [f"sha256:{name}" for name in list_names(self._datastore, layout.IMAGES)]
+
+    def remove_unfinished(self) -> None:
+        """Removes what is left of images without a marker, and the names of those that are not there at all.
+
+        The caller holds the lease under which images are committed and removed, so nobody is making one.
+        """
+        ids = set()
+        for image_id in self.ids():
+            if self._datastore.exists(f"{layout.image_directory(image_id)}/{layout.IMAGE_MARKER}"):
+                ids.add(image_id)
+            else:
+                self._datastore.remove_tree(layout.image_directory(image_id))
+        for path in self.reference_paths():
+            with contextlib.suppress(CorruptError, UnsupportedError):  # damage is for people to see
+                if self.read_reference(path).image_id not in ids:
+                    self._datastore.remove_file(path)
 
     def read(self, image_id: str) -> ImageRow:
         """An image, from what lies on the datastore.

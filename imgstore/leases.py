@@ -8,6 +8,7 @@ An exclusive holder can leave a note in the file (what it does, how far it is) t
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -17,10 +18,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from imgstore.errors import UnavailableError
+from imgstore.errors import DeniedError, ImgstoreError, NoSpaceError, UnavailableError
 
 _POLL_SECONDS = 0.1
 _NOTE_LIMIT = 4096  # a note is one short JSON object
+
+_KINDS: dict[int, type[ImgstoreError]] = {
+    errno.ENOSPC: NoSpaceError,
+    errno.EDQUOT: NoSpaceError,
+    errno.EACCES: DeniedError,
+    errno.EPERM: DeniedError,
+    errno.EROFS: DeniedError,
+}
 
 
 class Lease(Protocol):
@@ -44,6 +53,10 @@ class Leases(Protocol):
 
     def read_note(self, name: str) -> dict[str, Any]:
         """The latest note of the holder, or an empty dict."""
+        ...
+
+    def sweep(self) -> list[str]:
+        """Ends the leases whose holders died, and returns their names: what these were doing may be half done."""
         ...
 
 
@@ -85,23 +98,16 @@ class FileLeases:
         path = self._directory / name
         while True:
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                with _errors_named(path):
+                    lease = _take(path, shared=shared, flags=os.O_CREAT)
             except FileNotFoundError:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                continue
-            except OSError as error:
-                raise UnavailableError(f"{path}: cannot be locked: {error.strerror}") from error
-            try:
-                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                with _errors_named(self._directory):
+                    self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             except BlockingIOError:
-                os.close(descriptor)
                 return None
-            except OSError as error:
-                os.close(descriptor)
-                raise UnavailableError(f"{path}: cannot be locked: {error.strerror}") from error
-            if _is_still(path, descriptor):
-                return _FileLease(path, descriptor, shared)
-            os.close(descriptor)  # the last holder removed the file between our open and our lock
+            else:
+                if lease is not None:
+                    return lease
 
     def read_note(self, name: str) -> dict[str, Any]:
         try:
@@ -110,6 +116,48 @@ class FileLeases:
         except (OSError, ValueError):  # released, or caught while it was written
             return {}
         return note if isinstance(note, dict) else {}
+
+    def sweep(self) -> list[str]:
+        dead = []
+        with contextlib.suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self._directory)):  # noqa: PTH208 - names are what leases have
+                # Who releases a lease removes its file before the lock: a file without a lock is a dead holder's.
+                with contextlib.suppress(FileNotFoundError, BlockingIOError), _errors_named(self._directory / name):
+                    lease = _take(self._directory / name, shared=False)
+                    if lease is not None:
+                        lease.release()
+                        dead.append(name)
+        return dead
+
+
+@contextlib.contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, BlockingIOError):
+        raise
+    except OSError as error:
+        kind = _KINDS.get(error.errno or 0, UnavailableError)
+        raise kind(f"{path}: cannot be locked: {error.strerror}") from error
+
+
+def _take(path: Path, *, shared: bool, flags: int = 0) -> _FileLease | None:
+    """Takes the lease, or returns None when its file was removed between our open and our lock.
+
+    Raises:
+        BlockingIOError: someone else's excludes it.
+        FileNotFoundError: there is no such file, and O_CREAT is not among the flags; or no such directory.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        if _is_still(path, descriptor):
+            return _FileLease(path, descriptor, shared)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
@@ -164,6 +212,9 @@ class MemoryLeases:
     def read_note(self, name: str) -> dict[str, Any]:
         with self._guard:
             return self._notes.get(name, {})
+
+    def sweep(self) -> list[str]:
+        return []  # no holder outlives this object
 
     def write_note(self, name: str, content: dict[str, Any]) -> None:
         with self._guard:

@@ -86,6 +86,7 @@ class LayerPull:
         """
         for layer in layers:
             self._progress(ProgressEvent(layer.short, State.PULLING, total=layer.descriptor.size))
+        self._disks.make_scratch()
         existing = self._count_existing(layers)
         for layer in layers[:existing]:
             self._progress(ProgressEvent(layer.short, State.EXISTS))
@@ -126,13 +127,16 @@ class LayerPull:
             unpacked = unpack(download.pieces(), disk, layer.diff_id)
             if unpacked.changed:
                 chain = disk.device.chain()
-            else:
-                disk.discard()
-            marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None)
-            commits.add(download, disk if unpacked.changed else None, marker)
         except BaseException:
             disk.discard()
             raise
+        # From here the disk is the committer's: what interrupts us now must not discard a disk that is being published.
+        marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None)
+        if unpacked.changed:
+            commits.add(download, disk, marker)
+        else:
+            disk.discard()
+            commits.add(download, None, marker)
         return chain
 
 
@@ -147,7 +151,8 @@ class _Download:
         self._leases = leases
         self._progress = progress
         self._spool = spools.open(f"layer {layer.descriptor.digest}")
-        self._stopped = threading.Event()
+        self._guard = threading.Lock()
+        self._stopped = False
         self._converting = False
         self._lease: Lease | None = None
         self._blob: BlobStream | None = None
@@ -156,9 +161,9 @@ class _Download:
     def run(self, disks: Disks) -> None:
         """Waits for the lease, then downloads unless the layer is there by now. Errors go to who reads."""
         try:
-            if self._stopped.is_set():
+            if self._stopped:
                 raise CancelledError
-            self._lease = wait_for(self._leases, layer_lease(self.layer.chain_id), waiting=self._show_other)
+            self._keep(wait_for(self._leases, layer_lease(self.layer.chain_id), waiting=self._show_other))
             found = disks.find(self.layer.chain_id)
             self.ready.set_result(found)
             if found is not None:
@@ -166,7 +171,7 @@ class _Download:
                 return
             with self._source.open_blob(self.layer.descriptor) as blob:
                 self._blob = blob
-                if self._stopped.is_set():
+                if self._stopped:  # before there was a blob to cancel
                     raise CancelledError
                 done = 0
                 for piece in blob:
@@ -199,11 +204,20 @@ class _Download:
 
     def cancel(self) -> None:
         """Ends the download, wherever it is."""
-        self._stopped.set()
-        self._spool.close()
+        with self._guard:
+            self._stopped = True
         if self._blob is not None:
             self._blob.cancel()
+        self._spool.close()
         self.release()
+
+    def _keep(self, lease: Lease) -> None:
+        with self._guard:
+            if not self._stopped:
+                self._lease = lease
+                return
+        lease.release()
+        raise CancelledError
 
     def _tell(self, state: State, done: int) -> None:
         total = self.layer.descriptor.size
@@ -214,7 +228,7 @@ class _Download:
             self._lease.note({"state": state.value, "current": done, "total": total})
 
     def _show_other(self, note: dict[str, Any]) -> None:
-        if self._stopped.is_set():
+        if self._stopped:
             raise CancelledError
         try:
             event = ProgressEvent(self.layer.short, State(note["state"]), int(note["current"]), int(note["total"]))

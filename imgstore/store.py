@@ -30,8 +30,8 @@ from imgstore.config import DEFAULT_DISK_SIZE
 from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
-from imgstore.disks import Disks
-from imgstore.errors import AlreadyExistsError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.disks import Disks, layer_row
+from imgstore.errors import AlreadyExistsError, CorruptError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.ext4.format import MAXIMUM_SIZE, MINIMUM_SIZE
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.images import Images, Removal, familiar, names_of
@@ -186,6 +186,9 @@ class ImageStore:
             location: a directory, ``file://`` or ``osfs://`` with one, or ``mem://`` for a store that vanishes with this object.
             create: make it, with the default disk size, if there is none; the directory must be missing or empty then.
 
+        What processes that were killed left behind is removed, and the catalog is made again from the datastore if they could have
+        left it behind that, or if it is missing, of another version, or no catalog at all.
+
         Raises:
             NotFoundError: there is none, and ``create`` is False.
             InvalidError: the directory holds something else.
@@ -224,13 +227,14 @@ class ImageStore:
         try:
             path = f"{directory}/{layout.STORE}"
             marker = markers.decode(markers.StoreMarker, datastore.read_bytes(layout.STORE, markers.LIMIT), path)
-            store = cls(datastore, Catalog(directory / _CATALOG), FileLeases(directory / _LEASES), marker.disk_size, directory)
+            leases = FileLeases(directory / _LEASES)
+            store = cls(datastore, Catalog(directory / _CATALOG), leases, marker.disk_size, directory)
         except BaseException:
             datastore.close()
             raise
         with contextlib.ExitStack() as undo:
             undo.callback(store.close)
-            if not store._catalog.is_current():
+            if leases.sweep() or not store._has_catalog():
                 store.rebuild()
             undo.pop_all()
         return store
@@ -342,7 +346,7 @@ class ImageStore:
         """
         with held(self._leases, _NAMES):
             removal = self._images.remove(reference, force=force)
-        layers = gc.collect(self._disks, self._catalog, self._leases) if removal.deleted else []
+            layers = gc.collect(self._disks, self._catalog, self._leases) if removal.deleted else []
         return Removal(removal.untagged, (*removal.deleted, *layers))
 
     def disk_paths(self, reference: str) -> list[str]:
@@ -435,8 +439,15 @@ class ImageStore:
     def rebuild(self) -> RebuildReport:
         """Makes the catalog again from what lies whole on the datastore, and removes what interrupted work left there."""
         with held(self._leases, _NAMES):
+            if not self._has_catalog():
+                self._catalog.discard()
+            self._images.remove_unfinished()
             self._tidy()
-            return rebuild(self._catalog, self._disks, self._images)
+            try:
+                return rebuild(self._catalog, self._disks, self._images)
+            except CorruptError:  # of the catalog alone: what lies on the datastore is left out
+                self._catalog.discard()
+                return rebuild(self._catalog, self._disks, self._images)
 
     def _pull(self, source: ImageSource, platform: Platform | None, progress: ProgressSink) -> PullResult:
         known = self._up_to_date(source, platform)
@@ -473,6 +484,9 @@ class ImageStore:
                 ),
             )
             with held(self._leases, _NAMES):
+                # A rebuild while we pulled, or a pull that was killed, can have left the catalog without them.
+                for layer in wanted:
+                    self._catalog.put_layer(layer_row(self._disks.read_marker(layer.chain_id)))
                 self._images.commit(row, names_of(source.reference, image_id, digest))
         status = PullStatus.UP_TO_DATE if known_before else PullStatus.DOWNLOADED
         name = image_id if source.reference is None else str(source.reference)
@@ -489,6 +503,10 @@ class ImageStore:
             return None
         if choose(platform or Platform.host(), [_config_of(image).platform]) is None or source.digest() != row.digest:
             return None
+        if not self._disks.has_scratch() or any(self._disks.find(layer.chain_id) is None for layer in image.layers[-1:]):
+            return (
+                None  # damaged: pulled again. To look at every layer would take the longer the more there are; that is for check.
+            )
         return PullResult(row.name, self._image(image), PullStatus.UP_TO_DATE, row.digest)
 
     def _options(self, progress: ProgressSink) -> Options:
@@ -497,10 +515,16 @@ class ImageStore:
 
         return Options(on_retry=on_retry, spool_directory=self._directory)
 
+    def _has_catalog(self) -> bool:
+        try:
+            return self._catalog.is_current()
+        except CorruptError:
+            return False
+
     def _tidy(self) -> None:
         """Removes what interrupted work left: stagings without an owner, and layers without a marker that nobody is making."""
         self._datastore.sweep()
-        known = {row.chain_id for row in self._catalog.layers()} if self._catalog.is_current() else set()
+        known = {row.chain_id for row in self._catalog.layers()} if self._has_catalog() else set()
         for chain_id in set(self._disks.chain_ids()) - known:
             self._disks.remove_unfinished(chain_id)
 

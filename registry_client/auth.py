@@ -128,26 +128,11 @@ class Authorizer:
 
     def _parse_bearer(self, parameters: Mapping[str, str]) -> _TokenRequest:
         realm = parameters.get("realm", "")
-        self._check_realm(realm)
+        check_realm(realm, self._registry.geturl())
         # The challenged scope goes first: some token servers read only that one.
         wanted = f"repository:{self._repository}:pull"
         scopes = dict.fromkeys([*filter(None, [parameters.get("scope", "")]), wanted])
         return _TokenRequest(realm, parameters.get("service", ""), tuple(scopes))
-
-    def _check_realm(self, realm: str) -> None:
-        """Refuses a realm to which no request, and no password, may go.
-
-        HTTPS, except where registry and realm are both this machine and the registry itself is plain HTTP. No literal address of
-        a loopback, link-local or private network, unless the registry's own is such a literal.
-        """
-        target = urlsplit(realm)
-        host, registry_host = target.hostname or "", self._registry.hostname or ""
-        name = f"registry {self._registry.netloc}: realm {describe('', realm).strip()[:200]!r}"
-        both_local = is_loopback(host) and is_loopback(registry_host)
-        if not host or not (target.scheme == "https" or (target.scheme == self._registry.scheme == "http" and both_local)):
-            raise DeniedError(f"{name} is not https: no credentials are sent there")
-        if _is_internal(host) and not _is_internal(registry_host):
-            raise DeniedError(f"{name} is an address of an internal network: no credentials are sent there")
 
     def _fetch_token(self, wanted: _TokenRequest) -> None:
         started = time.monotonic()
@@ -201,6 +186,28 @@ class Authorizer:
         )
 
 
+def check_realm(realm: str, registry: str) -> None:
+    """Refuses a realm to which no request, and no password, may go.
+
+    HTTPS, except where registry and realm are both this machine and the registry itself is plain HTTP. No literal address of
+    a loopback, link-local or private network, unless the registry's own is such a literal.
+
+    Args:
+        registry: scheme and host, ``https://host:port``.
+
+    Raises:
+        DeniedError: says which rule the realm breaks.
+    """
+    target, origin = urlsplit(realm), urlsplit(registry)
+    host, registry_host = target.hostname or "", origin.hostname or ""
+    name = f"registry {origin.netloc}: realm {describe('', realm).strip()[:200]!r}"
+    both_local = is_loopback(host) and is_loopback(registry_host)
+    if not host or not (target.scheme == "https" or (target.scheme == origin.scheme == "http" and both_local)):
+        raise DeniedError(f"{name} is not https: no credentials are sent there")
+    if _is_internal(host) and not _is_internal(registry_host):
+        raise DeniedError(f"{name} is an address of an internal network: no credentials are sent there")
+
+
 def denial(name: str, credential: Credential, said: str) -> str:
     """The sentence for a refused pull: without a login, with docker's words; else naming the account."""
     if not credential:
@@ -215,7 +222,7 @@ def _challenge_headers(response: requests.Response) -> list[str]:
 
 
 def _is_internal(host: str) -> bool:
-    """Whether the host is a literal address, or a name, that only means something here."""
+    """Whether the host is ``localhost``, or a literal address of a network that is not the Internet."""
     if is_loopback(host):
         return True
     try:

@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import StaticPool
 
 from imgstore.catalog import tables
-from imgstore.errors import CorruptError, UnavailableError
+from imgstore.errors import CorruptError, DeniedError, ImgstoreError, NoSpaceError, UnavailableError
 
 _BUSY_SECONDS = 30  # longer than any transaction of ours; then the holder hangs and we say so
 
@@ -91,6 +91,7 @@ class Catalog:
     """
 
     def __init__(self, path: Path | None) -> None:
+        self._path = path
         self._name = str(path) if path else "catalog in memory"
         if path is None:
             self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -116,6 +117,22 @@ class Catalog:
             for reference in references:
                 _put_reference(connection, reference)
             connection.exec_driver_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
+
+    def discard(self) -> None:
+        """Removes the file, whatever is in it: the next call begins with an empty one, which `is_current` says of it."""
+        self._engine.dispose()
+        if self._path is not None:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong with the file, a sentence each."""
+        try:
+            with self._transaction() as connection:
+                said = [str(words) for words in connection.exec_driver_sql("PRAGMA integrity_check(10)").scalars()]
+        except CorruptError as error:
+            return [str(error)]
+        return [] if said == ["ok"] else said
 
     def layer(self, chain_id: str) -> LayerRow | None:
         """The layer, or None."""
@@ -204,11 +221,28 @@ class Catalog:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except OperationalError as error:
-            raise UnavailableError(f"{self._name}: {error.orig}", hint="is another program holding the catalog?") from error
         except DatabaseError as error:
-            hint = "the catalog can be made again from the datastore: imgstore rebuild"
-            raise CorruptError(f"{self._name}: {error.orig}", hint=hint) from error
+            raise _translate(error, self._name) from error
+
+
+_KINDS: tuple[tuple[str, type[ImgstoreError], str], ...] = (
+    ("SQLITE_FULL", NoSpaceError, ""),
+    ("SQLITE_READONLY", DeniedError, ""),
+    ("SQLITE_PERM", DeniedError, ""),
+    ("SQLITE_CANTOPEN", DeniedError, ""),
+    ("SQLITE_BUSY", UnavailableError, "is another program holding the catalog?"),
+    ("SQLITE_LOCKED", UnavailableError, "is another program holding the catalog?"),
+    ("SQLITE_IOERR", UnavailableError, ""),
+)
+"""By the beginning of the name of SQLite's error code (https://sqlite.org/rescode.html); of any other the file itself is the cause."""
+
+
+def _translate(error: DatabaseError, name: str) -> ImgstoreError:
+    code = getattr(error.orig, "sqlite_errorname", "")
+    for prefix, kind, hint in _KINDS:
+        if code.startswith(prefix):
+            return kind(f"{name}: {error.orig}", hint=hint)
+    return CorruptError(f"{name}: {error.orig}", hint="the catalog can be made again from the datastore: imgstore rebuild")
 
 
 def _configure(engine: Engine, *, in_file: bool) -> None:

@@ -1,7 +1,8 @@
-"""Signals that end a command become exceptions, so that it cleans up on its way out."""
+"""Signals that end a command become exceptions, so that it cleans up on its way out; a second one ends it at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +23,16 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def signals_raised() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Interrupted in the main thread while the block runs, as SIGINT raises KeyboardInterrupt.
+    """SIGTERM and SIGHUP raise Interrupted in the main thread while the block runs, and SIGINT raises KeyboardInterrupt.
+
+    Cleaning up can take as long as a silent registry does. Whoever sends a second signal does not want to wait for it: the process
+    ends there and then, as if it were killed, and what it leaves is removed at the next start.
 
     A signal that the parent told us to ignore (``nohup``) stays ignored. Only the main thread may enter the block.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
-        if handler == signal.SIG_DFL:
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _raise)
     try:
         yield
@@ -38,4 +42,12 @@ def signals_raised() -> Iterator[None]:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) is _raise:
+            signal.signal(each, _end)
+    raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"imgstore: interrupted again: ended at once; the next start cleans up\n")
+    os._exit(128 + number)

@@ -132,8 +132,9 @@ class HostedDisk:
     def _read_tables(self, first: int, start: int, count: int) -> Iterator[tuple[int, int, array[int]]]:
         done = start
         for offset, length in self.file.data_ranges(start, count * TABLE_BYTES):
+            # Whole tables round the data, none of them twice: a table may have several runs of data.
             position = max(done, start + (offset - start) // TABLE_BYTES * TABLE_BYTES)
-            end = min(start + count * TABLE_BYTES, start - (start - offset - length) // TABLE_BYTES * TABLE_BYTES)
+            end = start + -(-(offset + length - start) // TABLE_BYTES) * TABLE_BYTES
             while position < end:
                 data = read_whole(self.file, position, min(_READ_AHEAD, end - position))
                 for at in range(0, len(data), TABLE_BYTES):

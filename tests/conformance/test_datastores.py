@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 import threading
 import unittest
@@ -309,6 +308,3 @@ class TestLocalFileSystem(_FileSystemCases, unittest.TestCase):
 class TestMemoryFileSystem(_FileSystemCases, unittest.TestCase):
     def make_fs(self) -> FS:
         return MemoryDatastore().fs
-
-
-assert "pkg_resources" not in sys.modules

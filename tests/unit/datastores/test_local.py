@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import resource
 import stat
@@ -66,6 +67,34 @@ def test_holes_take_no_space(datastore: LocalDatastore) -> None:
         assert list(file.data_ranges(0, 1 << 40)) == [(1 << 20, 4096), (1 << 30, 4096)]
         staging.publish()
     assert datastore.usage("a/x") < 100_000
+
+
+def test_writes_round_the_cache_and_through_it_mix(datastore: LocalDatastore) -> None:
+    model = bytearray(3 << 20)
+    with mmap.mmap(-1, 1 << 20) as memory, memoryview(memory) as aligned, datastore.stage("a") as staging:
+        file = staging.create("x")
+        for number, (offset, start, length) in enumerate(
+            [
+                (0, 0, 1 << 20),
+                (1 << 20, 4096, 1 << 19),
+                (4096, 0, 1 << 17),
+                (5000, 0, 1 << 18),  # the offset, the memory, or the length is one that storage does not take
+                (1 << 21, 1, 1 << 18),
+                (1 << 18, 0, (1 << 18) + 1),
+                (0, 4096, 1 << 18),
+            ]
+        ):
+            aligned[:] = bytes([number + 1, 2, 3, number]) * (1 << 18)
+            with aligned[start : start + length] as piece:
+                file.pwrite(offset, piece)
+                model[offset : offset + length] = piece
+            assert file.pread(0, 3 << 20) == model[: file.size]
+            file.pwrite(offset + 10, b"small")
+            model[offset + 10 : offset + 15] = b"small"
+            assert file.pread(offset, 100) == model[offset : offset + 100]
+        staging.publish()
+        file.close()
+    assert datastore.read_bytes("a/x") == model[: (1 << 21) + (1 << 18)]
 
 
 @pytest.mark.parametrize("target", ["/etc", "..", "real"])

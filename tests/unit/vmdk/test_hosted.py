@@ -209,7 +209,7 @@ class SparseFile:
 def test_tables_are_found_between_holes(tmp_path: Path, kind: str) -> None:
     datastore = LocalDatastore(tmp_path) if kind == "local" else MemoryDatastore()
     with datastore:
-        grains = [number * 512 + number for number in TABLES]
+        grains = [number * 512 + number for number in TABLES] + [7 * 512 + 300, 101 * 512 + 500]
         chain = add_disk(datastore, "a", None, [(grain * GRAIN, b"x") for grain in grains], size=256 * 512 * GRAIN)
         with datastore.open(path_of("a")) as stored:
             file = SparseFile(stored) if kind == "sparse" else stored
