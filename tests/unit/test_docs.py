@@ -1,0 +1,178 @@
+"""What the documents say of the program: links lead somewhere, and commands, exit codes, errors and layouts are those of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+import imgstore
+from imgstore import blocks, config, errors, markers
+from imgstore.cli import failures
+from imgstore.cli.main import COMMANDS, LazyGroup
+from imgstore.cli.main import imgstore as program
+from imgstore.ext4.format import format_file_system
+from imgstore.ext4.geometry import Geometry, read_super_block
+from imgstore.ext4.groups import GroupTable
+from imgstore.ext4.journal import journal_blocks
+from imgstore.layout import disk_file, grain_sums_file, image_directory, layer_directory
+from imgstore.vmdk.grains import HostedHeader, Layout
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "testdata/README.md"])
+REFERENCE = ROOT / "docs/reference"
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", CODE.sub("", document.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def section(command: str) -> str:
+    """What the reference says of a command."""
+    found = re.search(rf"^### {command}\n(.*?)(?=^##)", (REFERENCE / "cli.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"no section on {command}"
+    return found[1]
+
+
+def command_of(name: str) -> click.Command:
+    assert isinstance(program, LazyGroup)
+    command = program.get_command(click.Context(program), name)
+    assert command is not None
+    return command
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in LINK.findall(CODE.sub("", document.read_text())):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), f"{link} leads nowhere"
+        assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_every_document_can_be_reached() -> None:
+    reached: set[Path] = set()
+    pending = [ROOT / "README.md"]
+    while pending:
+        document = pending.pop()
+        if document not in reached:
+            reached.add(document)
+            links = (link.partition("#")[0] for link in LINK.findall(CODE.sub("", document.read_text())) if "://" not in link)
+            pending += [(document.parent / link).resolve() for link in links if link.endswith(".md")]
+    assert [path for path in (ROOT / "docs").rglob("*.md") if path not in reached] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_in_the_reference(name: str) -> None:
+    text = section(name)
+    assert f"imgstore {name}" in text
+    for parameter in command_of(name).params:
+        if isinstance(parameter, click.Option):
+            for option in parameter.opts:
+                assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text), f"{name}: {option} is not in the reference"
+        else:
+            assert parameter.metavar
+            assert parameter.metavar.strip("[].") in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_reference_has_no_other_options(name: str) -> None:
+    known = {option for parameter in command_of(name).params for option in parameter.opts}
+    usage = re.search(r"```\n(.*?)```", section(name), re.DOTALL)
+    assert usage
+    assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", usage[1])) <= known
+
+
+def test_the_reference_has_no_other_commands() -> None:
+    assert list(COMMANDS) == re.findall(r"^### (\w+)$", (REFERENCE / "cli.md").read_text(), re.MULTILINE)
+
+
+def test_global_options_are_in_the_reference() -> None:
+    text = (REFERENCE / "cli.md").read_text()
+    for parameter in program.params:
+        assert f"| `{parameter.opts[0]}" in text
+    assert config.STORE_VARIABLE in text and config.SYSTEM_STORE in text
+
+
+def test_exit_codes() -> None:
+    rows = re.findall(r"^\| (\d+) \| (?:`([\w-]+)`)? ?\|", (REFERENCE / "cli.md").read_text(), re.MULTILINE)
+    table = {int(code): name for code, name in rows}
+    assert {code: kind.code for kind, code in failures.EXIT_CODES.items()} == {
+        code: name for code, name in table.items() if code in failures.EXIT_CODES.values()
+    }
+    assert table[failures.UNEXPECTED] == "unexpected"
+    assert failures.PROBLEMS_FOUND in table
+
+
+def test_kinds_of_errors() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([\w-]+)` \| (\d+) \|", (REFERENCE / "errors.md").read_text(), re.MULTILINE)
+    assert {(kind.__name__, kind.code, str(code)) for kind, code in failures.EXIT_CODES.items()} == set(rows)
+    assert all(issubclass(getattr(errors, name), imgstore.ImgstoreError) for name, _, _ in rows)
+
+
+def test_every_method_of_the_library_is_in_the_reference() -> None:
+    text = (REFERENCE / "library.md").read_text()
+    methods = [name for name in vars(imgstore.ImageStore) if not name.startswith("_") and name != "close"]
+    assert methods == [name for name in methods if re.search(rf"\| `(?:ImageStore\.)?{name}\(", text)]
+
+
+def test_the_layout_of_a_store() -> None:
+    text = (REFERENCE / "store-layout.md").read_text()
+    chain = f"{layer_directory('sha256:<chain id>')}/"
+    assert f"\n{chain}{disk_file('sha256:<chain id>')} " in text
+    assert f"\n{chain}{grain_sums_file('sha256:<chain id>')} " in text
+    assert f"\n{image_directory('sha256:<image id>')}/image.json " in text
+    for kind in (markers.StoreMarker, markers.LayerMarker, markers.DiskRecord, markers.ImageMarker, markers.ImageLayer):
+        for field in kind.__struct_fields__:
+            assert f"`{field}`" in text, f"{kind.__name__}.{field}"
+
+
+def test_the_marker_that_is_shown_is_one() -> None:
+    (shown,) = re.findall(r"```json\n(.*?)```", (REFERENCE / "store-layout.md").read_text(), re.DOTALL)
+    marker = markers.decode(markers.LayerMarker, shown.encode(), "store-layout.md")
+    assert markers.encode(marker) == shown.encode()
+
+
+def test_the_geometry_of_a_vmdk() -> None:
+    text = (REFERENCE / "disk-format.md").read_text()
+    layout = Layout.plan(config.DEFAULT_DISK_SIZE)
+    assert f"| {layout.overhead} (byte {layout.overhead * 512:,}) |" in text
+    assert f"{layout.tables} tables: sectors {layout.redundant_directory} to {layout.redundant_tables - 1} |" in text
+    assert f"| {layout.redundant_tables} to {layout.directory - 1} |" in text
+    assert f"| {layout.directory} to {layout.first_table - 1} |" in text
+    for field in ("magic", "capacity", "grain_size", "directory", "overhead", "unclean_shutdown", "newlines", "compression"):
+        assert re.search(rf"^\| {HostedHeader.offset_of(field)} \| \d+ \| {field.replace('_', ' ')} \|", text, re.MULTILINE), (
+            field
+        )
+
+
+def test_the_geometry_of_a_file_system() -> None:
+    text = (REFERENCE / "disk-format.md").read_text()
+    device = blocks.MemoryBlockDevice(config.DEFAULT_DISK_SIZE)
+    format_file_system(device)
+    super_block = read_super_block(device)
+    geometry = Geometry.from_super_block(super_block, device.size)
+    groups = GroupTable.load(device, geometry)
+    tables = groups.inode_table[0]
+    root = tables + geometry.groups * geometry.inode_table_blocks
+    end = root + 1 + journal_blocks(device.size)
+    assert super_block.free_blocks_count_lo == geometry.blocks - end
+    assert f"({geometry.blocks:,} blocks, {geometry.groups} groups, {geometry.inodes:,} inodes)" in text
+    for first, after in (
+        (1, groups.block_bitmap[0]),
+        (groups.block_bitmap[0], groups.inode_bitmap[0]),
+        (groups.inode_bitmap[0], tables),
+    ):
+        assert f"| {first}–{after - 1} |" in text  # noqa: RUF001  # ranges are typeset so
+    assert f"| {tables}–{root - 1:,} |" in text  # noqa: RUF001
+    assert f"| {root:,} | root directory" in text
+    assert f"| {root + 1:,}–{end - 1:,} | journal" in text  # noqa: RUF001
+    assert f"| from {end:,} | free" in text
