@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 import re
 import socket
@@ -316,7 +315,7 @@ class TestHostileTars:
 
 
 def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 class TestSpace:
@@ -415,7 +414,7 @@ class TestStores:
         try:
             run("mount", "-o", "remount,ro,bind", cli.store)
             line = cli.fails(5, "pull", f"oci:{base}:1")
-            assert "Read-only file system" in line or "readonly database" in line
+            assert str(cli.store) in line
         finally:
             run("umount", cli.store)
         assert before == contents(cli.store)
