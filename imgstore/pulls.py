@@ -265,7 +265,8 @@ class _Commits:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._worker.shutdown(wait=True)
-        if kind is None and self._last is not None:
+        # What goes wrong above a failed commit goes wrong because its disk is gone.
+        if self._last is not None and (kind is None or issubclass(kind, Exception)):
             self._last.result()
 
     def add(self, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:

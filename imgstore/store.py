@@ -522,7 +522,7 @@ class ImageStore:
 
     @contextlib.contextmanager
     def _mended(self) -> Iterator[None]:
-        """Lets the catalog say what the datastore says, should the block fail between the two; if that fails too, the next start does it."""
+        """Makes the catalog agree with the datastore should the block fail between the two; if that fails too, the next start does."""
         try:
             yield
         except BaseException:
