@@ -23,9 +23,11 @@ from imgstore.datastores.datastore import (
     Staging,
     StoredFile,
     is_private,
+    join_path,
     named_errors,
     owner_of,
     part_name,
+    single_name,
     split_name,
     split_path,
 )
@@ -46,15 +48,14 @@ _DIRECT_ALIGNMENT = 4096
 _DIRECT_LENGTH = 1 << 17
 """Shorter writes are metadata, which is read again soon."""
 
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-
 
 class LocalDatastore(Datastore):
     """A directory. Files are sparse; published ones have mode 0444, directories 0750.
 
-    Each object that stages something holds a lock (``flock``) on a file ``.owner-<nonce>.lock`` in the root as long as it is open; the
+    Each object that makes something holds a lock (``flock``) on a file ``.owner-<nonce>.lock`` in the root as long as it is open; the
     kernel lets go of it when the process ends, however it ends. That is how ``sweep`` tells leftovers from what is being made, by this
-    or another process. The file says who made it: host, boot id, process id.
+    or another process, and whether there are any at all: an owner that leaves nothing removes its file, which is on stable storage
+    before the first thing is made. The file says who made it: host, boot id, process id.
 
     Args:
         directory: must exist unless ``create`` is true; may be a symbolic link, what is below it may not.
@@ -75,6 +76,7 @@ class LocalDatastore(Datastore):
         self._lock = threading.Lock()
         self._owner: str | None = None
         self._owner_file = -1
+        self._parts: set[str] = set()  # private names that this object made, or tried to make, and did not see go
         self._closed = False
 
     def open(self, path: str) -> StoredFile:
@@ -86,27 +88,26 @@ class LocalDatastore(Datastore):
                 raise NotFoundError(f"{path}: is not a regular file")
         return LocalFile(path, descriptor)
 
-    def stage(self, path: str) -> LocalStaging:
-        components, name = split_name(path)
-        owner = self._own()
-        with named_errors(path, "stage it"):
+    def stage(self, directory: str, name: str) -> LocalStaging:
+        components = split_path(directory)
+        part = self._begin(single_name(name))
+        with named_errors(join_path(directory, name), "stage it"):
             above = self._make_directories(components)
-            part = part_name(name, owner)
             try:
                 os.mkdir(part, 0o700, dir_fd=above)
-                return LocalStaging(path, above, part, os.open(part, _DIRECTORY, dir_fd=above))
+                private = os.open(part, _DIRECTORY, dir_fd=above)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.rmdir(part, dir_fd=above)
                 os.close(above)
                 raise
+        return LocalStaging(self, directory, name, above, part, private)
 
     def write_atomic(self, path: str, data: bytes) -> None:
         components, name = split_name(path)
-        owner = self._own()
+        part = self._begin(name)
         with named_errors(path, "write it"):
             above = self._make_directories(components)
-            part = part_name(name, owner)
             try:
                 descriptor = os.open(part, _CREATE, 0o644, dir_fd=above)
                 try:
@@ -122,6 +123,7 @@ class LocalDatastore(Datastore):
                 os.fsync(above)
             finally:
                 os.close(above)
+        self._end(part)
 
     def exists(self, path: str) -> bool:
         components = split_path(path)
@@ -146,13 +148,13 @@ class LocalDatastore(Datastore):
 
     def remove_tree(self, path: str) -> None:
         components, name = split_name(path)
-        owner = self._own()
         with named_errors(path, "remove it"), self._directory_at(components) as directory:
             os.close(os.open(name, _DIRECTORY, dir_fd=directory))
-            part = part_name(name, owner)
+            part = self._begin(name)
             os.rename(name, part, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
             shutil.rmtree(part, dir_fd=directory)
+        self._end(part)
 
     def usage(self, path: str = "") -> int:
         components = split_path(path)
@@ -178,22 +180,29 @@ class LocalDatastore(Datastore):
                 return
             self._closed = True
             if self._owner is not None:
-                # Without stagings left open there is nothing to sweep, and the file would only be litter.
-                with contextlib.suppress(OSError):
-                    os.unlink(_lock_name(self._owner), dir_fd=self._root)
+                if not self._parts:  # otherwise the file is what tells a sweep that there is something to look for
+                    with contextlib.suppress(OSError):
+                        os.unlink(_lock_name(self._owner), dir_fd=self._root)
                 os.close(self._owner_file)
             os.close(self._root)
             self.fs.close()
 
-    def _own(self) -> str:
-        """The nonce of this object, its lock file made and held."""
+    def _begin(self, name: str) -> str:
+        """A new private name, on record until ``_end``; the lock file of this object is made and held."""
         with self._lock:
             if self._closed:
                 raise ValueError(f"the datastore {self._directory} is closed")
             if self._owner is None:
                 with named_errors(str(self._directory), "lock it"):
                     self._owner, self._owner_file = _take_owner(self._root)
-            return self._owner
+            part = part_name(name, self._owner)
+            self._parts.add(part)
+            return part
+
+    def _end(self, part: str) -> None:
+        """Takes a private name off the record: nothing has it any more."""
+        with self._lock:
+            self._parts.discard(part)
 
     @contextlib.contextmanager
     def _directory_at(self, components: tuple[str, ...]) -> Iterator[int]:
@@ -323,11 +332,6 @@ class LocalStagedFile(LocalFile, StagedFile):
         with named_errors(self._path, f"set its length to {size} bytes"):
             os.ftruncate(self._descriptor, size)
 
-    def start_writeback(self) -> None:
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "sync_file_range"):
-            libc.sync_file_range(self._descriptor, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
-
     def fsync(self) -> None:
         with named_errors(self._path, "put it on stable storage"):
             os.fsync(self._descriptor)
@@ -344,43 +348,37 @@ class LocalStagedFile(LocalFile, StagedFile):
 
 
 class LocalStaging(Staging):
-    """A private directory beside its final place; takes over both descriptors."""
+    """A private directory inside the one where its files will lie; takes over the descriptors of both."""
 
-    def __init__(self, path: str, above: int, part: str, directory: int) -> None:
-        self._path = path
+    def __init__(self, datastore: LocalDatastore, directory: str, name: str, above: int, part: str, private: int) -> None:
+        self._datastore = datastore
+        self._directory = directory
+        self._label = join_path(directory, name)
         self._above = above
         self._part = part
-        self._directory = directory
+        self._private = private
         self._files: dict[str, LocalStagedFile] = {}
 
-    def create(self, name: str) -> LocalStagedFile:
-        components, name = split_name(name)
-        if components:
-            raise ValueError(f"{name!r} must not be in a directory of its own")
-        path = f"{self._path}/{name}"
+    def create(self, filename: str) -> LocalStagedFile:
+        path = join_path(self._directory, single_name(filename))
         with named_errors(path, "create it"):
-            descriptor = os.open(name, _CREATE, 0o600, dir_fd=self._directory)
-        file = self._files[name] = LocalStagedFile(path, descriptor, _open_direct(name, self._directory))
+            descriptor = os.open(filename, _CREATE, 0o600, dir_fd=self._private)
+        file = self._files[filename] = LocalStagedFile(path, descriptor, _open_direct(filename, self._private))
         return file
 
     def publish(self) -> None:
         if self._above < 0:
-            raise ValueError(f"{self._path} was published or discarded already")
-        with named_errors(self._path, "publish it"):
-            for name, file in self._files.items():
-                file._seal(self._directory, name)
-            os.fchmod(self._directory, _DIRECTORY_MODE)
-            os.fsync(self._directory)
-            name = split_name(self._path)[1]
-            with contextlib.suppress(FileNotFoundError):
-                # rename(2) would take the place of an empty directory without a word.
-                os.stat(name, dir_fd=self._above, follow_symlinks=False)
-                raise AlreadyExistsError(f"{self._path}: exists already")
-            os.rename(self._part, name, src_dir_fd=self._above, dst_dir_fd=self._above)
-            try:
-                os.fsync(self._above)
-            finally:
-                self._close()
+            raise ValueError(f"{self._label} was published or discarded already")
+        with named_errors(self._label, "publish it"):
+            for filename, file in self._files.items():
+                file._seal(self._private, filename)
+            for filename, file in self._files.items():
+                with contextlib.suppress(FileNotFoundError):
+                    # rename(2) would take the place of a file without a word.
+                    os.stat(filename, dir_fd=self._above, follow_symlinks=False)
+                    raise AlreadyExistsError(f"{file.path}: exists already")
+            self._move()
+        self._close()
 
     def discard(self) -> None:
         if self._above < 0:
@@ -388,19 +386,44 @@ class LocalStaging(Staging):
         for file in self._files.values():
             file.close()
         try:
-            with named_errors(self._path, "discard it"):
+            with named_errors(self._label, "discard it"), contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self._part, dir_fd=self._above)
-        finally:
-            self._close()
+        except BaseException:
+            self._close_descriptors()
+            raise
+        self._close()
+
+    def _move(self) -> None:
+        moved: list[str] = []
+        try:
+            for filename in self._files:
+                os.rename(filename, filename, src_dir_fd=self._private, dst_dir_fd=self._above)
+                moved.append(filename)
+            os.rmdir(self._part, dir_fd=self._above)
+            os.fsync(self._above)
+        except BaseException:
+            for filename in reversed(moved):
+                with contextlib.suppress(OSError):
+                    os.unlink(filename, dir_fd=self._above)
+            with contextlib.suppress(OSError):
+                os.fsync(self._above)
+            raise
 
     def _close(self) -> None:
-        os.close(self._directory)
+        self._datastore._end(self._part)
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        os.close(self._private)
         os.close(self._above)
         self._above = -1
 
 
 class _Sweep:
-    """One search for leftovers of owners that are no more. The locks of the dead are held until all of theirs is gone."""
+    """One search for leftovers of owners that are no more. The locks of the dead are held until all of theirs is gone.
+
+    Without a lock file of a dead owner there is no search. A search also takes leftovers whose lock file is missing.
+    """
 
     def __init__(self, root: int, own: str | None) -> None:
         self._root = root
@@ -411,10 +434,11 @@ class _Sweep:
     def run(self) -> list[str]:
         try:
             with named_errors("", "sweep it"):
-                self._search(self._root, "")
                 for name, _ in _entries(self._root):
                     if name.startswith(".owner-") and name.endswith(".lock"):
                         self._is_alive(name[len(".owner-") : -len(".lock")])
+                if self._locks:
+                    self._search(self._root, "")
                 for owner in self._locks:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(_lock_name(owner), dir_fd=self._root)
@@ -424,6 +448,8 @@ class _Sweep:
         return self._removed
 
     def _search(self, directory: int, path: str) -> None:
+        found = len(self._removed)
+        below = []
         for name, is_directory in _entries(directory):
             owner = owner_of(name)
             if owner is not None:
@@ -431,14 +457,18 @@ class _Sweep:
                     self._remove(directory, name, is_directory)
                     self._removed.append(path + name)
             elif is_directory:
-                try:
-                    below = os.open(name, _DIRECTORY, dir_fd=directory)
-                except FileNotFoundError:
-                    continue  # removed by another process meanwhile
-                try:
-                    self._search(below, f"{path}{name}/")
-                finally:
-                    os.close(below)
+                below.append(name)
+        if len(self._removed) > found:
+            os.fsync(directory)  # before the lock files go, without which nobody would look for what a power cut brings back
+        for name in below:
+            try:
+                descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
+            except FileNotFoundError:
+                continue  # removed by another process meanwhile
+            try:
+                self._search(descriptor, f"{path}{name}/")
+            finally:
+                os.close(descriptor)
 
     @staticmethod
     def _remove(directory: int, name: str, is_directory: bool) -> None:
@@ -484,6 +514,7 @@ def _take_owner(root: int) -> tuple[str, int]:
                 os.close(descriptor)
                 continue
             _pwrite(descriptor, 0, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode())
+            os.fsync(root)  # after a power cut the name alone tells that there is something to sweep
         except OSError as error:
             os.close(descriptor)
             if error.errno == errno.EWOULDBLOCK:  # a sweep is about to remove it
