@@ -227,16 +227,19 @@ def familiar(name: str) -> str:
 
 
 def names_of(reference: Reference | None, image_id: str, digest: str | None) -> list[ReferenceRow]:
-    """The names that a pull of ``reference`` gives: the tag, and the repository with the digest that the registry served."""
+    """The names that a pull of ``reference`` gives: the repository with the digest that the registry served, and the tag.
+
+    The tag comes last: where it is found to be up to date, the others are there too.
+    """
     if reference is None:
         return []
     rows = []
-    if reference.digest is None:
-        rows.append(ReferenceRow(str(reference), image_id, digest))
-    else:
+    if reference.digest is not None:
         digest = str(reference.digest)
     if digest is not None:
         rows.append(ReferenceRow(str(reference.with_digest(Digest(digest))), image_id, digest))
+    if reference.digest is None:
+        rows.append(ReferenceRow(str(reference), image_id, digest))
     return rows
 
 

@@ -18,10 +18,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from imgstore.errors import DeniedError, ImgstoreError, NoSpaceError, UnavailableError
+from imgstore.errors import (
+    AlreadyExistsError,
+    DeniedError,
+    ImgstoreError,
+    InUseError,
+    InvalidError,
+    NoSpaceError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 
 _POLL_SECONDS = 0.1
 _NOTE_LIMIT = 4096  # a note is one short JSON object
+
+_NOTHING_CHANGED = (InvalidError, NotFoundError, InUseError, AlreadyExistsError, UnsupportedError)
 
 _KINDS: dict[int, type[ImgstoreError]] = {
     errno.ENOSPC: NoSpaceError,
@@ -43,6 +55,10 @@ class Lease(Protocol):
         """Gives the lease back; a second call does nothing."""
         ...
 
+    def abandon(self) -> None:
+        """Gives the lease back as the death of its holder would, for `Leases.sweep` to find: what it was held for is half done."""
+        ...
+
 
 class Leases(Protocol):
     """A set of names that can be leased."""
@@ -56,7 +72,7 @@ class Leases(Protocol):
         ...
 
     def sweep(self) -> list[str]:
-        """Ends the leases whose holders died, and returns their names: what these were doing may be half done."""
+        """Ends the leases whose holders died or gave up, and returns their names: what these were doing may be half done."""
         ...
 
 
@@ -76,10 +92,18 @@ def wait_for(
 
 @contextlib.contextmanager
 def held(leases: Leases, name: str, *, shared: bool = False) -> Iterator[Lease]:
-    """Waits for the lease, and holds it for the length of a ``with`` block."""
+    """Waits for the lease, and holds it for the length of a ``with`` block.
+
+    An error that comes out of the block abandons the lease, unless it is of a kind that comes before anything is changed.
+    """
     lease = wait_for(leases, name, shared=shared)
     try:
         yield lease
+    except _NOTHING_CHANGED:
+        raise
+    except BaseException:
+        lease.abandon()
+        raise
     finally:
         lease.release()
 
@@ -192,6 +216,12 @@ class _FileLease:
             self._path.unlink()
         os.close(descriptor)
 
+    def abandon(self) -> None:
+        with self._guard:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
 
 class MemoryLeases:
     """Leases of one process, for a store that lives in its memory."""
@@ -200,6 +230,7 @@ class MemoryLeases:
         self._guard = threading.Lock()
         self._holders: dict[str, int] = {}  # -1: exclusive, else how many share
         self._notes: dict[str, dict[str, Any]] = {}
+        self._abandoned: set[str] = set()
 
     def acquire(self, name: str, *, shared: bool = False) -> Lease | None:
         with self._guard:
@@ -214,14 +245,19 @@ class MemoryLeases:
             return self._notes.get(name, {})
 
     def sweep(self) -> list[str]:
-        return []  # no holder outlives this object
+        with self._guard:
+            dead = sorted(self._abandoned)
+            self._abandoned.clear()
+        return dead
 
     def write_note(self, name: str, content: dict[str, Any]) -> None:
         with self._guard:
             self._notes[name] = content
 
-    def give_back(self, name: str) -> None:
+    def give_back(self, name: str, *, abandoned: bool = False) -> None:
         with self._guard:
+            if abandoned:
+                self._abandoned.add(name)
             holders = max(self._holders.pop(name) - 1, 0)
             if holders:
                 self._holders[name] = holders
@@ -242,3 +278,8 @@ class _MemoryLease:
         leases, self._leases = self._leases, None
         if leases is not None:
             leases.give_back(self._name)
+
+    def abandon(self) -> None:
+        leases, self._leases = self._leases, None
+        if leases is not None:
+            leases.give_back(self._name, abandoned=True)

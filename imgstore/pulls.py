@@ -202,6 +202,11 @@ class _Download:
         if self._lease is not None:
             self._lease.release()
 
+    def abandon(self) -> None:
+        """Lets others have the layer, and the next sweep know that it may be half made."""
+        if self._lease is not None:
+            self._lease.abandon()
+
     def cancel(self) -> None:
         """Ends the download, wherever it is."""
         with self._guard:
@@ -260,7 +265,8 @@ class _Commits:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._worker.shutdown(wait=True)
-        if kind is None and self._last is not None:
+        # What goes wrong above a failed commit goes wrong because its disk is gone.
+        if self._last is not None and (kind is None or issubclass(kind, Exception)):
             self._last.result()
 
     def add(self, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
@@ -273,9 +279,9 @@ class _Commits:
                 before.result()
             self._catalog.put_layer(self._disks.commit(disk, marker))
         except BaseException:
+            download.abandon()  # the layer may be there, and the catalog not know it
             if disk is not None:
                 disk.discard()
             raise
-        finally:
-            download.release()
+        download.release()
         self._progress(ProgressEvent(download.layer.short, State.COMPLETE))

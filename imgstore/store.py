@@ -27,11 +27,11 @@ from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
 from imgstore.changes import FileType
 from imgstore.check import Finding, check_store
 from imgstore.config import DEFAULT_DISK_SIZE
-from imgstore.datastores.datastore import Datastore
+from imgstore.datastores.datastore import Datastore, is_private
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
 from imgstore.disks import Disks, layer_row
-from imgstore.errors import AlreadyExistsError, CorruptError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.ext4.format import MAXIMUM_SIZE, MINIMUM_SIZE
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.images import Images, Removal, familiar, names_of
@@ -236,6 +236,8 @@ class ImageStore:
             undo.callback(store.close)
             if leases.sweep() or not store._has_catalog():
                 store.rebuild()
+            elif any(directory.glob(".owner-*.lock")):  # of the living, or of one who died when all was done
+                datastore.sweep()
             undo.pop_all()
         return store
 
@@ -272,7 +274,8 @@ class ImageStore:
             source = open_source(reference, self._options(progress))
             stack.callback(source.close)
             progress(ProgressEvent("", message=f"Pulling {source.name}"))
-            return self._pull(source, wanted, progress)
+            with self._mended():
+                return self._pull(source, wanted, progress)
 
     def pull_all_tags(
         self, reference: str, *, platform: str | None = None, progress: ProgressSink = ignore
@@ -329,7 +332,7 @@ class ImageStore:
             NotFoundError: there is no image ``reference``.
             InvalidError: ``new`` is no name, or has a digest.
         """
-        with held(self._leases, _NAMES):
+        with self._mended(), held(self._leases, _NAMES):
             self._images.name(self._images.find(reference), new)
 
     def remove(self, reference: str, *, force: bool = False) -> Removal:
@@ -344,7 +347,7 @@ class ImageStore:
             NotFoundError: there is none.
             InUseError: several repositories name it.
         """
-        with held(self._leases, _NAMES):
+        with self._mended(), held(self._leases, _NAMES):
             removal = self._images.remove(reference, force=force)
             layers = gc.collect(self._disks, self._catalog, self._leases) if removal.deleted else []
         return Removal(removal.untagged, (*removal.deleted, *layers))
@@ -439,7 +442,9 @@ class ImageStore:
     def rebuild(self) -> RebuildReport:
         """Makes the catalog again from what lies whole on the datastore, and removes what interrupted work left there."""
         with held(self._leases, _NAMES):
-            if not self._has_catalog():
+            try:
+                self._catalog.is_current()
+            except CorruptError:
                 self._catalog.discard()
             self._images.remove_unfinished()
             self._tidy()
@@ -514,6 +519,17 @@ class ImageStore:
             progress(ProgressEvent("", State.RETRYING, message=f"{message}; trying again in {delay:.0f} s"))
 
         return Options(on_retry=on_retry, spool_directory=self._directory)
+
+    @contextlib.contextmanager
+    def _mended(self) -> Iterator[None]:
+        """Makes the catalog agree with the datastore should the block fail between the two; if that fails too, the next start does."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(ImgstoreError):
+                if self._leases.sweep():
+                    self.rebuild()
+            raise
 
     def _has_catalog(self) -> bool:
         try:
@@ -599,7 +615,7 @@ def _make_store(directory: Path, disk_size: int) -> None:
     """Makes the directory a store by its marker: the rest is made when it is needed, so that a crash leaves a store or nothing."""
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        strangers = [entry.name for entry in directory.iterdir() if not entry.name.startswith(f".{layout.STORE}")]
+        strangers = [entry.name for entry in directory.iterdir() if not is_private(entry.name)]
     except OSError as error:
         raise InvalidError(f"{directory}: cannot be a store: {error.strerror}") from error
     if strangers:

@@ -122,8 +122,11 @@ class Catalog:
         """Removes the file, whatever is in it: the next call begins with an empty one, which `is_current` says of it."""
         self._engine.dispose()
         if self._path is not None:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            try:
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            except OSError as error:
+                raise UnavailableError(f"{error.filename}: cannot be removed: {error.strerror}") from error
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong with the file, a sentence each."""

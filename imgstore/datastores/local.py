@@ -75,6 +75,7 @@ class LocalDatastore(Datastore):
         self._lock = threading.Lock()
         self._owner: str | None = None
         self._owner_file = -1
+        self._litters = False  # a tree could be removed in part only: our lock's file stays, to say so
         self._closed = False
 
     def open(self, path: str) -> StoredFile:
@@ -151,8 +152,12 @@ class LocalDatastore(Datastore):
             os.close(os.open(name, _DIRECTORY, dir_fd=directory))
             part = part_name(name, owner)
             os.rename(name, part, src_dir_fd=directory, dst_dir_fd=directory)
-            os.fsync(directory)
-            shutil.rmtree(part, dir_fd=directory)
+            try:
+                os.fsync(directory)
+                shutil.rmtree(part, dir_fd=directory)
+            except OSError:
+                self._litters = True
+                raise
 
     def usage(self, path: str = "") -> int:
         components = split_path(path)
@@ -180,7 +185,8 @@ class LocalDatastore(Datastore):
             if self._owner is not None:
                 # Without stagings left open there is nothing to sweep, and the file would only be litter.
                 with contextlib.suppress(OSError):
-                    os.unlink(_lock_name(self._owner), dir_fd=self._root)
+                    if not self._litters:
+                        os.unlink(_lock_name(self._owner), dir_fd=self._root)
                 os.close(self._owner_file)
             os.close(self._root)
             self.fs.close()

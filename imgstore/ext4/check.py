@@ -1,6 +1,6 @@
 """Proves a file system: what e2fsck proves, and what it passes over in silence (state, orphans, order and hashes of xattrs).
 
-Memory: two bits per block and inode at most, and what the widest directory takes.
+Memory: one bit per block and per inode, what the hard-linked files take, and the widest directory.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _Check:
         self._base = BaseMetadata(file_system.super_block, file_system.groups)
         self._used = bytearray(-(-self._geometry.blocks // 8))
         self._seen = bytearray(-(-self._geometry.inodes // 8))
-        self._names: Counter[int] = Counter()
+        self._more_names: Counter[int] = Counter()
         self._links: dict[int, int] = {}
         self._xattr_users: Counter[int] = Counter()
         self._directories = [0] * self._geometry.groups
@@ -177,8 +177,8 @@ class _Check:
                     continue
                 is_directory = value & TYPE_MASK == DIRECTORY_TYPE
                 children += is_directory
-                self._names[child] += 1
                 if self._seen[(child - 1) >> 3] >> ((child - 1) & 7) & 1:
+                    self._more_names[child] += 1
                     if is_directory:
                         yield Finding(what, f"{show_path(name)} is directory inode {child}, which has another name", offset)
                     continue
@@ -196,7 +196,7 @@ class _Check:
             node = self._file_system.node(number)
             if kind not in (None, 0, DIRENT_TYPES[node.type]):
                 yield Finding(what, f"is {node.type.name}, {name} says type {kind}", offset)
-            if node.type is not FileType.DIRECTORY and node.links != 1:
+            if kind is not None and node.type is not FileType.DIRECTORY and node.links != 1:
                 self._links[number] = node.links
             blocks = yield from self._check_blocks(node)
             if node.xattr_area or node.xattr_block:
@@ -242,8 +242,8 @@ class _Check:
         set_bits(self._used, start, count)
 
     def _check_links(self) -> Iterator[Finding]:
-        for number, names in self._names.items():
-            links = self._links.pop(number, 1)
+        for number in sorted(self._links.keys() | self._more_names.keys()):
+            links, names = self._links.get(number, 1), 1 + self._more_names[number]
             if links != names and not self._is_directory(number):
                 yield Finding(f"inode {number}", f"has {links} links, and {names} names", self._groups.inode_offset(number))
         for block, users in sorted(self._xattr_users.items()):

@@ -70,6 +70,7 @@ class Geometry:
         inodes_per_group: a multiple of 8, at most 32768.
         inode_size: bytes.
         descriptor_size: bytes of a group descriptor: 32, or 64 and more.
+        first_inode: the first that is not reserved.
         checksum_seed: of all metadata checksums, or None if the file system has none.
         group_checksums: whether the uninit flags of the groups count.
     """

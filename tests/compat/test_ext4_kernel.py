@@ -198,3 +198,29 @@ def test_interrupted_kernel_is_refused(tmp_path: Path) -> None:
         assert list(check_file_system(device)) == []
         with FileBlockDevice(tmp_path / "copy") as copy:
             assert ["the journal must be replayed" in finding.problem for finding in check_file_system(copy)] == [True]
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        "none",
+        "^metadata_csum",
+        "^metadata_csum,^64bit,^flex_bg,uninit_bg",
+        "^metadata_csum,^uninit_bg",
+        "orphan_file",
+        "^dir_index,^has_journal",
+    ],
+)
+def test_reads_what_mke2fs_makes(tmp_path: Path, features: str) -> None:
+    """Descriptors of 64 bytes, no checksums, bitmaps in every group, backups of the superblock."""
+    need("mke2fs")
+    image = tmp_path / "image"
+    options = () if features == "none" else ("-O", features)
+    run("mke2fs", "-q", "-t", "ext4", "-b", "4096", *options, "-d", Path(__file__).parents[2], image, "700M")
+    with mounted(image, writable=True) as root:
+        for number in range(1500):
+            (root / f"made-by-the-kernel-{number}").write_bytes(b"%d" % number * 2000)
+        os.setxattr(root / "made-by-the-kernel-1", "user.big", b"v" * 3000)
+    assert_kernel_agrees(image)
+    with FileBlockDevice(image) as device:
+        assert list(check_file_system(device)) == []

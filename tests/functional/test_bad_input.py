@@ -414,7 +414,7 @@ class TestStores:
         try:
             run("mount", "-o", "remount,ro,bind", cli.store)
             line = cli.fails(5, "pull", f"oci:{base}:1")
-            assert "Read-only file system" in line or "readonly database" in line
+            assert str(cli.store) in line
         finally:
             run("umount", cli.store)
         assert before == contents(cli.store)
