@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +19,9 @@ from imgstore.ext4.check import check_file_system
 from imgstore.images import Images
 from imgstore.markers import DiskRecord
 from imgstore.vmdk.check import check_disk
+
+_SUMS_LIMIT = 1 << 30
+"""Bytes of checksums of one disk; the largest disk has an eighth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +58,35 @@ def check_store(
 
 def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_data: bool) -> Iterator[Finding]:
     rows = {row.chain_id: row for row in catalog.layers()}
-    scratch = f"{layout.SCRATCH}/{layout.SCRATCH_DISK}"
+    scratch = f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}"
     if datastore.exists(scratch):
         yield from _check_vmdk(datastore, scratch)
+        if read_data:
+            yield from _check_grains(datastore, scratch, f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}")
     elif rows:
         yield Finding(scratch, "the scratch disk is missing: every chain stands on it")
     there = set()
     for chain_id in disks.chain_ids():
-        directory = layout.layer_directory(chain_id)
+        path = layout.layer_marker(chain_id)
         there.add(chain_id)
         try:
             marker = disks.read_marker(chain_id)
         except ImgstoreError as error:
             known = "; the catalog has this layer" if chain_id in rows else ""
-            yield Finding(directory, f"{error}{known}")
+            yield Finding(path, f"{error}{known}")
             continue
         if rows.get(chain_id) != layer_row(marker):
-            yield Finding(
-                f"{directory}/{layout.LAYER_MARKER}", "the catalog says another thing of this layer, or does not know it"
-            )
-        if marker.parent is not None and not datastore.exists(f"{layout.layer_directory(marker.parent)}/{layout.LAYER_MARKER}"):
-            yield Finding(directory, f"its parent layer {marker.parent} is missing")
+            yield Finding(path, "the catalog says another thing of this layer, or does not know it")
+        if marker.parent is not None and not datastore.exists(layout.layer_marker(marker.parent)):
+            yield Finding(path, f"its parent layer {marker.parent} is missing")
         if marker.disk is not None:
-            yield from _check_disk(datastore, directory, marker.disk, read_data)
+            yield from _check_disk(datastore, marker.disk, read_data)
     for chain_id in sorted(rows.keys() - there):
         yield Finding("catalog", f"layer {chain_id} is not on the datastore")
 
 
-def _check_disk(datastore: Datastore, directory: str, record: DiskRecord, read_data: bool) -> Iterator[Finding]:
-    path = f"{directory}/{record.file}"
+def _check_disk(datastore: Datastore, record: DiskRecord, read_data: bool) -> Iterator[Finding]:
+    path = f"{layout.DISKS}/{record.file}"
     try:
         with datastore.open(path) as file:
             if file.size != record.size:
@@ -93,26 +96,31 @@ def _check_disk(datastore: Datastore, directory: str, record: DiskRecord, read_d
         yield Finding(path, str(error))
         return
     yield from _check_vmdk(datastore, path)
-    sums_path = f"{directory}/{record.grain_sums}"
+    sums_path = f"{layout.DISKS}/{record.grain_sums}"
     try:
-        sums = datastore.read_bytes(sums_path, limit=1 << 30)
+        sums = datastore.read_bytes(sums_path, _SUMS_LIMIT)
     except ImgstoreError as error:
         yield Finding(sums_path, str(error))
         return
     if (digest := "sha256:" + hashlib.sha256(sums).hexdigest()) != record.grain_sums_digest:
         yield Finding(sums_path, f"its digest is {digest}, its marker says {record.grain_sums_digest}")
     elif read_data:
-        yield from _check_grains(datastore, path, record, array("I", sums))
+        yield from _check_grains(datastore, path, sums_path)
 
 
-def _check_grains(datastore: Datastore, path: str, record: DiskRecord, sums: array[int]) -> Iterator[Finding]:
-    with datastore.open(path) as file:
-        first = record.size - len(sums) * GRAIN
-        for number, wanted in enumerate(sums):
-            offset = first + number * GRAIN
-            found = crc32c(file.pread(offset, GRAIN))
-            if found != wanted:
-                yield Finding(path, f"grain has CRC-32C {found:08x}, not {wanted:08x}", offset)
+def _check_grains(datastore: Datastore, path: str, sums_path: str) -> Iterator[Finding]:
+    """The grains are the end of the file, in the order of their sums."""
+    try:
+        sums = datastore.read_bytes(sums_path, _SUMS_LIMIT)
+        with datastore.open(path) as file:
+            first = file.size - len(sums) // 4 * GRAIN
+            for number, (wanted,) in enumerate(struct.iter_unpack("<I", sums[: len(sums) // 4 * 4])):
+                offset = first + number * GRAIN
+                found = crc32c(file.pread(offset, GRAIN)) if offset >= 0 else 0
+                if found != wanted:
+                    yield Finding(path, f"grain has CRC-32C {found:08x}, not {wanted:08x}", offset)
+    except ImgstoreError as error:
+        yield Finding(path, str(error))
 
 
 def _check_vmdk(datastore: Datastore, path: str) -> Iterator[Finding]:

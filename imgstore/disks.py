@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import posixpath
 from collections.abc import Sequence
 
 from imgstore import layout, markers
@@ -34,8 +35,8 @@ class Disks:
 
     def chain_ids(self) -> list[str]:
         """Chain ids of the layers on the datastore, whole or not."""
-        names = list_names(self._datastore, layout.DISKS)
-        return [f"sha256:{name}" for name in names if f"{layout.DISKS}/{name}" != layout.SCRATCH]
+        found = (layout.layer_of(name) for name in list_names(self._datastore, layout.DISKS))
+        return sorted({chain_id for chain_id in found if chain_id is not None})
 
     def find(self, chain_id: str) -> LayerMarker | None:
         """The layer's marker, or None when the layer is not there, or not whole: then it is to be made again.
@@ -49,7 +50,7 @@ class Disks:
             marker = self.read_marker(chain_id)
         except (NotFoundError, CorruptError):
             return None
-        if marker.disk is None or self._is_whole(_path(chain_id, marker.disk.file), marker.disk):
+        if marker.disk is None or self._is_whole(_path(marker.disk.file), marker.disk):
             return marker
         return None
 
@@ -60,7 +61,7 @@ class Disks:
             NotFoundError: the layer is not there.
             CorruptError: the marker is damaged, or another layer's.
         """
-        path = _path(chain_id, layout.LAYER_MARKER)
+        path = layout.layer_marker(chain_id)
         marker = markers.decode(LayerMarker, self._datastore.read_bytes(path, markers.LIMIT), path)
         if marker.chain_id != chain_id:
             raise CorruptError(f"{path}: is the marker of layer {marker.chain_id}")
@@ -75,8 +76,8 @@ class Disks:
         for chain_id in reversed(chain_ids):
             disk = self.read_marker(chain_id).disk
             if disk is not None:
-                return _path(chain_id, disk.file)
-        return f"{layout.SCRATCH}/{layout.SCRATCH_DISK}"
+                return _path(disk.file)
+        return _path(layout.disk_file(layout.SCRATCH))
 
     def open_chain(self, chain_ids: Sequence[str]) -> Chain:
         """The chain that shows these layers, given lowest first; with none, the scratch disk, which is made if it is not there.
@@ -98,11 +99,11 @@ class Disks:
         """
         if marker.disk is None:
             return parent
-        return parent.with_child(open_disk(self._datastore.open(_path(marker.chain_id, marker.disk.file))))
+        return parent.with_child(open_disk(self._datastore.open(_path(marker.disk.file))))
 
     def has_scratch(self) -> bool:
         """Whether the scratch disk is there, and whole as far as `find` looks."""
-        return self._is_whole(f"{layout.SCRATCH}/{layout.SCRATCH_DISK}", None)
+        return self._is_whole(_path(layout.disk_file(layout.SCRATCH)), None)
 
     def make_scratch(self) -> None:
         """Makes the scratch disk unless it is there and whole. Its bytes follow from the capacity alone."""
@@ -111,9 +112,9 @@ class Disks:
         with held(self._leases, "scratch"):
             if self.has_scratch():
                 return
-            with contextlib.suppress(NotFoundError):
-                self._datastore.remove_tree(layout.SCRATCH)  # damaged
-            disk = PreparedDisk.create(self._datastore, layout.SCRATCH, layout.SCRATCH_DISK, self.capacity, None)
+            for name in (layout.disk_file(layout.SCRATCH), layout.grain_sums_file(layout.SCRATCH)):
+                self._remove_file(_path(name))  # damaged
+            disk = PreparedDisk.create(self._datastore, layout.SCRATCH, self.capacity, None)
             try:
                 format_file_system(disk.device)
                 chain = disk.device.chain()
@@ -125,9 +126,7 @@ class Disks:
 
     def prepare(self, chain_id: str, parent: Chain) -> PreparedDisk:
         """A new disk over ``parent`` that nobody sees yet, for the layer ``chain_id``."""
-        return PreparedDisk.create(
-            self._datastore, layout.layer_directory(chain_id), layout.disk_file(chain_id), self.capacity, parent
-        )
+        return PreparedDisk.create(self._datastore, layout.hex_of(chain_id), self.capacity, parent)
 
     def commit(self, disk: PreparedDisk | None, marker: LayerMarker) -> LayerRow:
         """Makes a layer visible for good: publishes the disk, then writes the marker.
@@ -141,12 +140,10 @@ class Disks:
         Raises:
             NoSpaceError: the datastore is full; the layer is not there.
         """
-        directory = layout.layer_directory(marker.chain_id)
-        with contextlib.suppress(NotFoundError):
-            self._datastore.remove_tree(directory)  # what a crash or damage left of an earlier one
+        self.remove(marker.chain_id)  # what a crash or damage left of an earlier one
         if disk is not None:
             marker = LayerMarker(marker.chain_id, marker.diff_id, marker.parent, marker.size, disk.publish())
-        self._datastore.write_atomic(f"{directory}/{layout.LAYER_MARKER}", markers.encode(marker))
+        self._datastore.write_atomic(layout.layer_marker(marker.chain_id), markers.encode(marker))
         return layer_row(marker)
 
     def remove_unfinished(self, chain_id: str) -> None:
@@ -155,18 +152,19 @@ class Disks:
         if lease is None:
             return
         try:
-            if not self._datastore.exists(f"{layout.layer_directory(chain_id)}/{layout.LAYER_MARKER}"):
+            if not self._datastore.exists(layout.layer_marker(chain_id)):
                 self.remove(chain_id)
         finally:
             lease.release()
 
     def remove(self, chain_id: str) -> None:
         """Removes the layer: marker first, so that a crash leaves it whole or gone. Not there is fine."""
-        directory = layout.layer_directory(chain_id)
+        for path in layout.layer_files(chain_id):
+            self._remove_file(path)
+
+    def _remove_file(self, path: str) -> None:
         with contextlib.suppress(NotFoundError):
-            self._datastore.remove_file(f"{directory}/{layout.LAYER_MARKER}")
-        with contextlib.suppress(NotFoundError):
-            self._datastore.remove_tree(directory)
+            self._datastore.remove_file(path)
 
     def _is_whole(self, path: str, record: DiskRecord | None) -> bool:
         """Whether there is a disk, of the store's capacity, and of the size and content id on record."""
@@ -183,44 +181,46 @@ class Disks:
 class PreparedDisk:
     """A disk that is being written: ``device`` takes its contents; then it is published once, or discarded."""
 
-    def __init__(self, staging: Staging, name: str, device: SnapshotDevice) -> None:
+    def __init__(self, staging: Staging, stem: str, device: SnapshotDevice) -> None:
         self._staging = staging
-        self._name = name
+        self._stem = stem
         self.device = device
 
     @classmethod
-    def create(cls, datastore: Datastore, directory: str, name: str, capacity: int, parent: Chain | None) -> PreparedDisk:
+    def create(cls, datastore: Datastore, stem: str, capacity: int, parent: Chain | None) -> PreparedDisk:
         """An empty one over ``parent``.
 
         Args:
-            directory: where it will lie when it is published.
-            name: of its VMDK there; what its content id is made from.
+            stem: the hex digits of the chain id, or ``scratch``; the content id is made from it.
         """
-        staging = datastore.stage(directory)
+        staging = datastore.stage(layout.DISKS, stem)
+        name = layout.disk_file(stem)
         try:
             writer = HostedDiskWriter(
                 staging.create(name),
                 capacity=capacity,
-                cid=derive_cid(name),
+                cid=derive_cid(stem),
                 extent_name=name,
                 parent_cid=None if parent is None else parent.cid,
-                parent_hint=None if parent is None else _hint(parent.path),
+                parent_hint=None if parent is None else posixpath.basename(parent.path),
             )
         except BaseException:
             staging.discard()
             raise
-        return cls(staging, name, SnapshotDevice(writer, parent))
+        return cls(staging, stem, SnapshotDevice(writer, parent))
 
     def publish(self) -> DiskRecord:
         """Seals the disk and moves it to its place, durably; takes as long as the storage needs to take all of it."""
         summary = self.device.seal()
-        sums_name = f"{self._name.removesuffix('.vmdk')}.crc32c"
+        sums_name = layout.grain_sums_file(self._stem)
         sums = self._staging.create(sums_name)
         sums.pwrite(0, summary.grain_sums)
         sums.close()
         self._staging.publish()
         digest = "sha256:" + hashlib.sha256(summary.grain_sums).hexdigest()
-        return DiskRecord(self._name, summary.file_size, summary.grains, f"{summary.cid:08x}", sums_name, digest)
+        return DiskRecord(
+            layout.disk_file(self._stem), summary.file_size, summary.grains, f"{summary.cid:08x}", sums_name, digest
+        )
 
     def discard(self) -> None:
         """Leaves nothing of it. Allowed more than once, but not after ``publish``."""
@@ -236,14 +236,9 @@ def layer_lease(chain_id: str) -> str:
 def layer_row(marker: LayerMarker) -> LayerRow:
     """What the catalog remembers of a layer."""
     disk = marker.disk
-    path = None if disk is None else _path(marker.chain_id, disk.file)
+    path = None if disk is None else _path(disk.file)
     return LayerRow(marker.chain_id, marker.parent, marker.diff_id, path, 0 if disk is None else disk.grains * GRAIN, marker.size)
 
 
-def _path(chain_id: str, file: str) -> str:
-    return f"{layout.layer_directory(chain_id)}/{file}"
-
-
-def _hint(parent: str) -> str:
-    """Path of a parent's disk relative to the directory of its child: both lie in directories beside each other."""
-    return f"../{parent.removeprefix(layout.DISKS + '/')}"
+def _path(file: str) -> str:
+    return f"{layout.DISKS}/{file}"

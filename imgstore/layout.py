@@ -3,16 +3,18 @@
 ::
 
     store.json                          the store's marker: version, id, disk size
-    disks/scratch/scratch.vmdk          the empty formatted base of every chain
-    disks/<chain id>/<chain id>.vmdk    a layer's disk; absent when the layer changes nothing
-    disks/<chain id>/<chain id>.crc32c  CRC-32C of each of its grains
-    disks/<chain id>/layer.json         the layer's marker
+    disks/scratch.vmdk                  the empty formatted base of every chain
+    disks/<chain id>.vmdk               a layer's disk; absent when the layer changes nothing
+    disks/<chain id>.crc32c             CRC-32C of each of its grains
+    disks/<chain id>.json               the layer's marker
     images/<image id>/config.json       as the registry sent it
     images/<image id>/manifest.json     likewise; empty where the source has none
     images/<image id>/image.json        the image's marker
     references/<sha256 of name>.json    a name's marker
 
-Ids are written as their hex digits alone; names never become paths.
+Ids are written as their hex digits alone; names never become paths. All disks lie in one directory, so that a disk can name its parent by
+the bare file name: QEMU and others put a relative path behind the path of the child, chain link after chain link, and fail when the whole
+is longer than 4096 bytes.
 """
 
 from __future__ import annotations
@@ -24,10 +26,9 @@ DISKS = "disks"
 IMAGES = "images"
 REFERENCES = "references"
 
-SCRATCH = "disks/scratch"
-SCRATCH_DISK = "scratch.vmdk"
+SCRATCH = "scratch"
+"""What the scratch disk has in the place of a chain id."""
 
-LAYER_MARKER = "layer.json"
 IMAGE_MARKER = "image.json"
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
@@ -38,19 +39,32 @@ def hex_of(digest: str) -> str:
     return digest.partition(":")[2]
 
 
-def layer_directory(chain_id: str) -> str:
-    """Directory of a layer."""
-    return f"{DISKS}/{hex_of(chain_id)}"
+def disk_file(stem: str) -> str:
+    """Name in ``disks`` of the VMDK of a layer, by the hex digits of its chain id, or of the scratch disk."""
+    return f"{stem}.vmdk"
 
 
-def disk_file(chain_id: str) -> str:
-    """Name of a layer's VMDK in its directory; no other file of the store has it."""
-    return f"{hex_of(chain_id)}.vmdk"
+def grain_sums_file(stem: str) -> str:
+    """Name in ``disks`` of the checksums of a disk."""
+    return f"{stem}.crc32c"
 
 
-def grain_sums_file(chain_id: str) -> str:
-    """Name of the file of checksums beside a layer's VMDK."""
-    return f"{hex_of(chain_id)}.crc32c"
+def layer_marker(chain_id: str) -> str:
+    """Path of the marker of a layer."""
+    return f"{DISKS}/{hex_of(chain_id)}.json"
+
+
+def layer_files(chain_id: str) -> tuple[str, ...]:
+    """Paths of all files that a layer may have, its marker first."""
+    stem = hex_of(chain_id)
+    return layer_marker(chain_id), f"{DISKS}/{disk_file(stem)}", f"{DISKS}/{grain_sums_file(stem)}"
+
+
+def layer_of(name: str) -> str | None:
+    """The chain id of the layer that a file in ``disks`` belongs to; None where it is no layer's."""
+    stem, _, suffix = name.partition(".")
+    is_layer = suffix in ("json", "vmdk", "crc32c") and len(stem) == 64 and set(stem) <= set("0123456789abcdef")
+    return f"sha256:{stem}" if is_layer else None
 
 
 def image_directory(image_id: str) -> str:

@@ -77,8 +77,8 @@ class LayerPull:
         self._progress = progress
         self._spool_directory = spool_directory
 
-    def run(self, layers: Sequence[WantedLayer]) -> None:
-        """Returns when every layer is committed.
+    def run(self, layers: Sequence[WantedLayer]) -> bool:
+        """Returns when every layer is committed: whether any had to be brought.
 
         Raises:
             ImgstoreError: the first layer that failed; those below it are committed and stay.
@@ -91,7 +91,7 @@ class LayerPull:
         for layer in layers[:existing]:
             self._progress(ProgressEvent(layer.short, State.EXISTS))
         if existing == len(layers):
-            return
+            return False
         with contextlib.ExitStack() as stack:
             chains = stack.enter_context(contextlib.ExitStack())
             chain = self._disks.open_chain([layer.chain_id for layer in layers[:existing]])
@@ -108,6 +108,7 @@ class LayerPull:
                 chain = self._bring(downloads[0], chain, commits)
                 chains.callback(chain.close)
                 downloads.popleft()
+        return True
 
     def _count_existing(self, layers: Sequence[WantedLayer]) -> int:
         """How many layers from the lowest up are whole; one that is damaged is converted again, and with it all above are looked at."""

@@ -415,7 +415,7 @@ class ImageStore:
     def usage(self) -> Usage:
         """What takes how much space on the datastore, from the blocks that the file system counts."""
         layers = {row.chain_id: row for row in self._catalog.layers()}
-        sizes = {chain_id: self._usage(layout.layer_directory(chain_id)) for chain_id in layers}
+        sizes = {chain_id: sum(map(self._usage, layout.layer_files(chain_id))) for chain_id in layers}
         rows = self._catalog.images()
         users = Counter(chain_id for row in rows for chain_id in {layer.chain_id for layer in row.layers})
         images = []
@@ -425,7 +425,7 @@ class ImageStore:
             unique = sum(sizes[chain_id] for chain_id in mine if users[chain_id] == 1)
             images.append(ImageUsage(row.id, self._names(row.id)[0], size, size - unique, unique))
         disk_bytes = sum(sizes.values())
-        scratch = self._usage(layout.SCRATCH)
+        scratch = self._usage(f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}")
         free = None if self._directory is None else shutil.disk_usage(self._directory).free
         catalog = sum(file.stat().st_size for file in self._directory.glob(f"{_CATALOG}*")) if self._directory else 0
         return Usage(
@@ -455,9 +455,9 @@ class ImageStore:
                 return rebuild(self._catalog, self._disks, self._images)
 
     def _pull(self, source: ImageSource, platform: Platform | None, progress: ProgressSink) -> PullResult:
-        known = self._up_to_date(source, platform)
-        if known is not None:
-            return known
+        unchanged = self._up_to_date(source, platform)
+        if unchanged is not None:
+            return unchanged
         image = source.resolve(platform)
         image_id = str(image.config.image_id)
         digest = None if image.digest is None else str(image.digest)
@@ -476,8 +476,8 @@ class ImageStore:
                 lease = wait_for(self._leases, gc.use_lease(layer.chain_id), shared=True)
                 stack.callback(lease.release)
             self._tidy()
-            known_before = self._catalog.image(image_id) is not None
-            LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory).run(wanted)
+            pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory)
+            brought = pull.run(wanted)
             row = ImageRow(
                 id=image_id,
                 manifest_digest=None if image.manifest_document is None else str(image.manifest_document.digest),
@@ -492,8 +492,11 @@ class ImageStore:
                 # A rebuild while we pulled, or a pull that was killed, can have left the catalog without them.
                 for layer in wanted:
                     self._catalog.put_layer(layer_row(self._disks.read_marker(layer.chain_id)))
-                self._images.commit(row, names_of(source.reference, image_id, digest))
-        status = PullStatus.UP_TO_DATE if known_before else PullStatus.DOWNLOADED
+                names = names_of(source.reference, image_id, digest)
+                known = all(self._catalog.reference(name.name) == name for name in names)
+                known = known and self._catalog.image(image_id) is not None
+                self._images.commit(row, names)
+        status = PullStatus.UP_TO_DATE if known and not brought else PullStatus.DOWNLOADED
         name = image_id if source.reference is None else str(source.reference)
         return PullResult(name, self._image(row), status, digest)
 
@@ -594,7 +597,11 @@ class ImageStore:
 def check_disk_size(size: int) -> None:
     """Raises InvalidError unless disks of ``size`` bytes can be made."""
     if not MINIMUM_SIZE <= size <= MAXIMUM_SIZE or size % GRAIN:
-        raise InvalidError(f"disk size {size}: must be a multiple of {GRAIN} bytes from {MINIMUM_SIZE} to {MAXIMUM_SIZE}")
+        nearest = min(max(-(-size // GRAIN) * GRAIN, MINIMUM_SIZE), MAXIMUM_SIZE)
+        raise InvalidError(
+            f"disk size {size}: must be a multiple of {GRAIN} bytes from {MINIMUM_SIZE} to {MAXIMUM_SIZE}",
+            hint=f"the next that can be is {nearest}",
+        )
 
 
 def _directory_of(location: str) -> Path | None:

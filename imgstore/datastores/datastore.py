@@ -2,9 +2,11 @@
 
 Byte ranges of open files and their holes, files that appear whole or not at all, stable storage, space taken.
 
-How a directory is made: ``stage`` gives a private one beside its final place, files are created and written in it, ``publish`` puts
-them on stable storage and gives the directory its final name. A crash at any instant leaves either nothing visible or all of it, and
-perhaps a leftover, which ``sweep`` removes. Names that begin with a dot and end in ``.part`` are such leftovers and never listed.
+How files are made: ``stage`` gives a private directory inside the one where they will lie, they are created and written in it, and
+``publish`` puts them on stable storage and then moves them one directory up, one after the other in the order in which they were
+created. A crash at any instant leaves each of them visible whole or not at all, and perhaps a leftover, which ``sweep`` removes. It
+may come between two of them: who needs all or nothing of several files writes a marker afterwards, with ``write_atomic``, and takes
+files without a marker for what a crash left. Names that begin with a dot and end in ``.part`` are private and never listed.
 
 Paths are relative to the root of the datastore: components joined by ``/``, none of them empty, ``.`` or ``..``; the root is ``""``.
 A path that is no such path is an InvalidError. Symbolic links are never followed. Methods may be called from several threads.
@@ -89,42 +91,43 @@ class StagedFile(StoredFile):
         """Sets the length in bytes: what is added is hole."""
 
     @abc.abstractmethod
-    def start_writeback(self) -> None:
-        """Asks the system to begin writing to storage what was written so far, and does not wait: a later fsync finds less to do."""
-
-    @abc.abstractmethod
     def fsync(self) -> None:
         """Returns when everything written before would survive a power cut."""
 
 
 class Staging(abc.ABC):
-    """A private directory, to be published or discarded. Leaving the ``with`` block discards what was not published."""
+    """Files in a private directory, to be published or discarded. Leaving the ``with`` block discards what was not published."""
 
     @abc.abstractmethod
-    def create(self, name: str) -> StagedFile:
-        """A new, empty file ``name`` in the directory.
+    def create(self, filename: str) -> StagedFile:
+        """A new, empty file, whose ``path`` is already the one that ``publish`` will give it.
 
         Raises:
-            AlreadyExistsError: it has one of that name.
+            AlreadyExistsError: the staging has one of that name.
         """
 
     @abc.abstractmethod
     def publish(self) -> None:
-        """Makes the directory and its files visible under the final name: durable, whole, the files read-only (0444).
+        """Makes the files visible in the directory: durable, whole, read-only (0444).
 
-        Files that are still open may be read on. Crash at any instant: not visible, or whole. If it fails, nothing is visible and the
-        staging can only be discarded; only a failure of the very last step, the fsync of the directory above, leaves a whole
-        directory visible of which it is not known whether it survives a power cut.
+        All are put on stable storage before the first is moved; then they are moved in the order in which they were created. Files
+        that are still open may be read on. Crash at any instant: each file is visible whole or not at all, and any first few of that
+        order may be (after a power cut, any of them, where the file system does not keep the order of renames). Who needs all or
+        nothing writes a marker afterwards, with ``Datastore.write_atomic``.
+
+        If it fails, what was moved already is removed again as far as that is possible, and the staging can only be discarded.
+        Stagings with names in common may be published at once only by those who agree who does it (a lease): a file that appears
+        between the look whether it exists and the move may be replaced.
 
         Raises:
-            AlreadyExistsError: there is something under the final name.
+            AlreadyExistsError: there is something under one of the final names; nothing was moved.
             NoSpaceError: the datastore is full.
             UnavailableError: the datastore failed to make it durable: what was written cannot be trusted.
         """
 
     @abc.abstractmethod
     def discard(self) -> None:
-        """Closes all files and removes the directory; nothing after ``publish`` or a former ``discard``."""
+        """Closes all files and removes the private directory; nothing after ``publish`` or a former ``discard``."""
 
     def __enter__(self) -> Staging:
         return self
@@ -151,8 +154,16 @@ class Datastore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def stage(self, path: str) -> Staging:
-        """Begins a directory that ``publish`` will name ``path``. Missing directories above are made, and made durable."""
+    def stage(self, directory: str, name: str) -> Staging:
+        """Begins files that ``publish`` will put into a directory, in a private directory ``.<name>.<owner>-<nonce>.part`` there.
+
+        Args:
+            directory: made, and made durable, with those above it, if it is missing.
+            name: what is made, for who reads errors and the names of leftovers; need not be unique.
+
+        Raises:
+            NotFoundError: there is something in the way that is not a directory.
+        """
 
     @abc.abstractmethod
     def write_atomic(self, path: str, data: bytes) -> None:
@@ -194,6 +205,8 @@ class Datastore(abc.ABC):
     def sweep(self) -> Sequence[str]:
         """Removes the leftovers of owners that are no more. Those of live ones, this process too, are left alone.
 
+        Costs one look at the root as long as every owner is alive or ended well.
+
         Returns:
             The paths of what was removed.
         """
@@ -204,13 +217,13 @@ class Datastore(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Gives everything back; stagings that are open become leftovers. Allowed more than once."""
+        """Gives everything back; stagings that are open become leftovers, which the next ``sweep`` finds. Allowed more than once."""
 
     def parts(self, path: str) -> Sequence[str]:
         """Paths of what is being made in a directory, by whomever, or was left there; none where there is no directory."""
         if not self.fs.isdir(path):
             return []
-        return [f"{path}/{name}" for name in self.fs.listdir(path) if owner_of(name) is not None]
+        return [join_path(path, name) for name in self.fs.listdir(path) if owner_of(name) is not None]
 
     def read_bytes(self, path: str, limit: int = 4 << 20) -> bytes:
         """The contents of a small file.
@@ -265,6 +278,24 @@ def split_name(path: str) -> tuple[tuple[str, ...], str]:
     if not components:
         raise InvalidError("the root of a datastore cannot be made, replaced or removed")
     return components[:-1], components[-1]
+
+
+def single_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        InvalidError: it is none.
+        ValueError: it is a path.
+    """
+    components, last = split_name(name)
+    if components:
+        raise ValueError(f"{name!r} must not be in a directory of its own")
+    return last
+
+
+def join_path(directory: str, name: str) -> str:
+    """The path of a name in a directory, which may be the root."""
+    return f"{directory}/{name}" if directory else name
 
 
 def part_name(name: str, owner: str) -> str:

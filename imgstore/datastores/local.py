@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import json
@@ -23,12 +22,15 @@ from imgstore.datastores.datastore import (
     Staging,
     StoredFile,
     is_private,
+    join_path,
     named_errors,
     owner_of,
     part_name,
+    single_name,
     split_name,
     split_path,
 )
+from imgstore.datastores.write_behind import ALIGNMENT, WriteBehind
 from imgstore.errors import AlreadyExistsError, NotFoundError, UnavailableError
 
 from fs.osfs import OSFS  # isort: skip
@@ -40,21 +42,17 @@ _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY_MODE = 0o750
 _SEALED_MODE = 0o444
 
-_DIRECT_ALIGNMENT = 4096
-"""Of offset, length and memory: no block device asks for more."""
-
 _DIRECT_LENGTH = 1 << 17
 """Shorter writes are metadata, which is read again soon."""
-
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
 
 class LocalDatastore(Datastore):
     """A directory. Files are sparse; published ones have mode 0444, directories 0750.
 
-    Each object that stages something holds a lock (``flock``) on a file ``.owner-<nonce>.lock`` in the root as long as it is open; the
+    Each object that makes something holds a lock (``flock``) on a file ``.owner-<nonce>.lock`` in the root as long as it is open; the
     kernel lets go of it when the process ends, however it ends. That is how ``sweep`` tells leftovers from what is being made, by this
-    or another process. The file says who made it: host, boot id, process id.
+    or another process, and whether there are any at all: an owner that leaves nothing removes its file, which is on stable storage
+    before the first thing is made. The file says who made it: host, boot id, process id.
 
     Args:
         directory: must exist unless ``create`` is true; may be a symbolic link, what is below it may not.
@@ -75,7 +73,7 @@ class LocalDatastore(Datastore):
         self._lock = threading.Lock()
         self._owner: str | None = None
         self._owner_file = -1
-        self._litters = False  # a tree could be removed in part only: our lock's file stays, to say so
+        self._parts: set[str] = set()  # private names that this object made, or tried to make, and did not see go
         self._closed = False
 
     def open(self, path: str) -> StoredFile:
@@ -87,27 +85,26 @@ class LocalDatastore(Datastore):
                 raise NotFoundError(f"{path}: is not a regular file")
         return LocalFile(path, descriptor)
 
-    def stage(self, path: str) -> LocalStaging:
-        components, name = split_name(path)
-        owner = self._own()
-        with named_errors(path, "stage it"):
+    def stage(self, directory: str, name: str) -> LocalStaging:
+        components = split_path(directory)
+        part = self._begin(single_name(name))
+        with named_errors(join_path(directory, name), "stage it"):
             above = self._make_directories(components)
-            part = part_name(name, owner)
             try:
                 os.mkdir(part, 0o700, dir_fd=above)
-                return LocalStaging(path, above, part, os.open(part, _DIRECTORY, dir_fd=above))
+                private = os.open(part, _DIRECTORY, dir_fd=above)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.rmdir(part, dir_fd=above)
                 os.close(above)
                 raise
+        return LocalStaging(self, directory, name, above, part, private)
 
     def write_atomic(self, path: str, data: bytes) -> None:
         components, name = split_name(path)
-        owner = self._own()
+        part = self._begin(name)
         with named_errors(path, "write it"):
             above = self._make_directories(components)
-            part = part_name(name, owner)
             try:
                 descriptor = os.open(part, _CREATE, 0o644, dir_fd=above)
                 try:
@@ -123,6 +120,7 @@ class LocalDatastore(Datastore):
                 os.fsync(above)
             finally:
                 os.close(above)
+        self._end(part)
 
     def exists(self, path: str) -> bool:
         components = split_path(path)
@@ -147,17 +145,13 @@ class LocalDatastore(Datastore):
 
     def remove_tree(self, path: str) -> None:
         components, name = split_name(path)
-        owner = self._own()
         with named_errors(path, "remove it"), self._directory_at(components) as directory:
             os.close(os.open(name, _DIRECTORY, dir_fd=directory))
-            part = part_name(name, owner)
+            part = self._begin(name)
             os.rename(name, part, src_dir_fd=directory, dst_dir_fd=directory)
-            try:
-                os.fsync(directory)
-                shutil.rmtree(part, dir_fd=directory)
-            except OSError:
-                self._litters = True
-                raise
+            os.fsync(directory)
+            shutil.rmtree(part, dir_fd=directory)
+        self._end(part)
 
     def usage(self, path: str = "") -> int:
         components = split_path(path)
@@ -183,23 +177,29 @@ class LocalDatastore(Datastore):
                 return
             self._closed = True
             if self._owner is not None:
-                # Without stagings left open there is nothing to sweep, and the file would only be litter.
-                with contextlib.suppress(OSError):
-                    if not self._litters:
+                if not self._parts:  # otherwise the file is what tells a sweep that there is something to look for
+                    with contextlib.suppress(OSError):
                         os.unlink(_lock_name(self._owner), dir_fd=self._root)
                 os.close(self._owner_file)
             os.close(self._root)
             self.fs.close()
 
-    def _own(self) -> str:
-        """The nonce of this object, its lock file made and held."""
+    def _begin(self, name: str) -> str:
+        """A new private name, on record until ``_end``; the lock file of this object is made and held."""
         with self._lock:
             if self._closed:
                 raise ValueError(f"the datastore {self._directory} is closed")
             if self._owner is None:
                 with named_errors(str(self._directory), "lock it"):
                     self._owner, self._owner_file = _take_owner(self._root)
-            return self._owner
+            part = part_name(name, self._owner)
+            self._parts.add(part)
+            return part
+
+    def _end(self, part: str) -> None:
+        """Takes a private name off the record: nothing has it any more."""
+        with self._lock:
+            self._parts.discard(part)
 
     @contextlib.contextmanager
     def _directory_at(self, components: tuple[str, ...]) -> Iterator[int]:
@@ -292,9 +292,8 @@ class LocalFile(StoredFile):
 class LocalStagedFile(LocalFile, StagedFile):
     """A file that is being made. Takes over both descriptors.
 
-    Long aligned writes go around the page cache where the file system can do that: they must reach the storage anyway before the file
-    is published, copying them to the cache first takes longer than all else that is done to them, and it would push out what others
-    have there.
+    Long aligned writes go around the page cache, in a thread of their own, where the file system can do direct I/O. An error of theirs
+    comes out of a later call, at the latest of ``fsync`` or of ``publish``.
 
     Args:
         direct: opened with O_DIRECT, or None.
@@ -303,43 +302,64 @@ class LocalStagedFile(LocalFile, StagedFile):
     def __init__(self, path: str, descriptor: int, direct: int | None) -> None:
         super().__init__(path, descriptor)
         self._direct = direct
+        self._behind: WriteBehind | None = None
 
     def pwrite(self, offset: int, data: Bytes) -> None:
         with named_errors(self._path, f"write {len(data)} bytes at byte {offset}"):
-            if self._direct is not None and _is_aligned(offset, data):
-                try:
-                    _pwrite(self._direct, offset, data)
-                    return
-                except OSError as error:
-                    if error.errno != errno.EINVAL:
-                        raise
-                    self._close_direct()  # the file system asks for another alignment than any that we know
-            _pwrite(self._descriptor, offset, data)
+            behind = self._write_behind() if len(data) >= _DIRECT_LENGTH and not (offset | len(data)) % ALIGNMENT else None
+            if behind is not None:
+                behind.write(offset, data)
+            else:
+                self._settle()
+                _pwrite(self._descriptor, offset, data)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        with named_errors(self._path, f"read {length} bytes at byte {offset}"):
+            self._settle()
+        return super().pread(offset, length)
+
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        with named_errors(self._path, "look for its holes"):
+            self._settle()
+        return super().data_ranges(offset, length)
+
+    def truncate(self, size: int) -> None:
+        with named_errors(self._path, f"set its length to {size} bytes"):
+            self._settle()
+            os.ftruncate(self._descriptor, size)
+
+    def fsync(self) -> None:
+        with named_errors(self._path, "put it on stable storage"):
+            self._settle()
+            os.fsync(self._descriptor)
 
     def close(self) -> None:
-        self._close_direct()
+        self._end_direct()
         super().close()
 
-    def _close_direct(self) -> None:
+    def _write_behind(self) -> WriteBehind | None:
+        if self._behind is None and self._direct is not None:
+            self._behind, self._direct = WriteBehind(self._direct, self._descriptor, self._path), None
+        return self._behind
+
+    def _settle(self) -> None:
+        """Waits until the file has all that was written."""
+        if self._behind is not None:
+            self._behind.drain()
+
+    def _end_direct(self) -> None:
+        """Ends the thread, and direct I/O with it."""
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.close()
         direct, self._direct = self._direct, None
         if direct is not None:
             os.close(direct)
 
-    def truncate(self, size: int) -> None:
-        with named_errors(self._path, f"set its length to {size} bytes"):
-            os.ftruncate(self._descriptor, size)
-
-    def start_writeback(self) -> None:
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "sync_file_range"):
-            libc.sync_file_range(self._descriptor, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
-
-    def fsync(self) -> None:
-        with named_errors(self._path, "put it on stable storage"):
-            os.fsync(self._descriptor)
-
     def _seal(self, directory: int, name: str) -> None:
         """Read-only and on stable storage, whether the file is still open or not."""
+        self._settle()
+        self._end_direct()
         descriptor = os.open(name, _READ, dir_fd=directory) if self._open_descriptor < 0 else self._open_descriptor
         try:
             os.fchmod(descriptor, _SEALED_MODE)
@@ -350,43 +370,37 @@ class LocalStagedFile(LocalFile, StagedFile):
 
 
 class LocalStaging(Staging):
-    """A private directory beside its final place; takes over both descriptors."""
+    """A private directory inside the one where its files will lie; takes over the descriptors of both."""
 
-    def __init__(self, path: str, above: int, part: str, directory: int) -> None:
-        self._path = path
+    def __init__(self, datastore: LocalDatastore, directory: str, name: str, above: int, part: str, private: int) -> None:
+        self._datastore = datastore
+        self._directory = directory
+        self._label = join_path(directory, name)
         self._above = above
         self._part = part
-        self._directory = directory
+        self._private = private
         self._files: dict[str, LocalStagedFile] = {}
 
-    def create(self, name: str) -> LocalStagedFile:
-        components, name = split_name(name)
-        if components:
-            raise ValueError(f"{name!r} must not be in a directory of its own")
-        path = f"{self._path}/{name}"
+    def create(self, filename: str) -> LocalStagedFile:
+        path = join_path(self._directory, single_name(filename))
         with named_errors(path, "create it"):
-            descriptor = os.open(name, _CREATE, 0o600, dir_fd=self._directory)
-        file = self._files[name] = LocalStagedFile(path, descriptor, _open_direct(name, self._directory))
+            descriptor = os.open(filename, _CREATE, 0o600, dir_fd=self._private)
+        file = self._files[filename] = LocalStagedFile(path, descriptor, _open_direct(filename, self._private))
         return file
 
     def publish(self) -> None:
         if self._above < 0:
-            raise ValueError(f"{self._path} was published or discarded already")
-        with named_errors(self._path, "publish it"):
-            for name, file in self._files.items():
-                file._seal(self._directory, name)
-            os.fchmod(self._directory, _DIRECTORY_MODE)
-            os.fsync(self._directory)
-            name = split_name(self._path)[1]
-            with contextlib.suppress(FileNotFoundError):
-                # rename(2) would take the place of an empty directory without a word.
-                os.stat(name, dir_fd=self._above, follow_symlinks=False)
-                raise AlreadyExistsError(f"{self._path}: exists already")
-            os.rename(self._part, name, src_dir_fd=self._above, dst_dir_fd=self._above)
-            try:
-                os.fsync(self._above)
-            finally:
-                self._close()
+            raise ValueError(f"{self._label} was published or discarded already")
+        with named_errors(self._label, "publish it"):
+            for filename, file in self._files.items():
+                file._seal(self._private, filename)
+            for filename, file in self._files.items():
+                with contextlib.suppress(FileNotFoundError):
+                    # rename(2) would take the place of a file without a word.
+                    os.stat(filename, dir_fd=self._above, follow_symlinks=False)
+                    raise AlreadyExistsError(f"{file.path}: exists already")
+            self._move()
+        self._close()
 
     def discard(self) -> None:
         if self._above < 0:
@@ -394,19 +408,44 @@ class LocalStaging(Staging):
         for file in self._files.values():
             file.close()
         try:
-            with named_errors(self._path, "discard it"):
+            with named_errors(self._label, "discard it"), contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self._part, dir_fd=self._above)
-        finally:
-            self._close()
+        except BaseException:
+            self._close_descriptors()
+            raise
+        self._close()
+
+    def _move(self) -> None:
+        moved: list[str] = []
+        try:
+            for filename in self._files:
+                os.rename(filename, filename, src_dir_fd=self._private, dst_dir_fd=self._above)
+                moved.append(filename)
+            os.rmdir(self._part, dir_fd=self._above)
+            os.fsync(self._above)
+        except BaseException:
+            for filename in reversed(moved):
+                with contextlib.suppress(OSError):
+                    os.unlink(filename, dir_fd=self._above)
+            with contextlib.suppress(OSError):
+                os.fsync(self._above)
+            raise
 
     def _close(self) -> None:
-        os.close(self._directory)
+        self._datastore._end(self._part)
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        os.close(self._private)
         os.close(self._above)
         self._above = -1
 
 
 class _Sweep:
-    """One search for leftovers of owners that are no more. The locks of the dead are held until all of theirs is gone."""
+    """One search for leftovers of owners that are no more. The locks of the dead are held until all of theirs is gone.
+
+    Without a lock file of a dead owner there is no search. A search also takes leftovers whose lock file is missing.
+    """
 
     def __init__(self, root: int, own: str | None) -> None:
         self._root = root
@@ -417,10 +456,11 @@ class _Sweep:
     def run(self) -> list[str]:
         try:
             with named_errors("", "sweep it"):
-                self._search(self._root, "")
                 for name, _ in _entries(self._root):
                     if name.startswith(".owner-") and name.endswith(".lock"):
                         self._is_alive(name[len(".owner-") : -len(".lock")])
+                if self._locks:
+                    self._search(self._root, "")
                 for owner in self._locks:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(_lock_name(owner), dir_fd=self._root)
@@ -430,6 +470,8 @@ class _Sweep:
         return self._removed
 
     def _search(self, directory: int, path: str) -> None:
+        found = len(self._removed)
+        below = []
         for name, is_directory in _entries(directory):
             owner = owner_of(name)
             if owner is not None:
@@ -437,14 +479,18 @@ class _Sweep:
                     self._remove(directory, name, is_directory)
                     self._removed.append(path + name)
             elif is_directory:
-                try:
-                    below = os.open(name, _DIRECTORY, dir_fd=directory)
-                except FileNotFoundError:
-                    continue  # removed by another process meanwhile
-                try:
-                    self._search(below, f"{path}{name}/")
-                finally:
-                    os.close(below)
+                below.append(name)
+        if len(self._removed) > found:
+            os.fsync(directory)  # before the lock files go, without which nobody would look for what a power cut brings back
+        for name in below:
+            try:
+                descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
+            except FileNotFoundError:
+                continue  # removed by another process meanwhile
+            try:
+                self._search(descriptor, f"{path}{name}/")
+            finally:
+                os.close(descriptor)
 
     @staticmethod
     def _remove(directory: int, name: str, is_directory: bool) -> None:
@@ -490,6 +536,7 @@ def _take_owner(root: int) -> tuple[str, int]:
                 os.close(descriptor)
                 continue
             _pwrite(descriptor, 0, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode())
+            os.fsync(root)  # after a power cut the name alone tells that there is something to sweep
         except OSError as error:
             os.close(descriptor)
             if error.errno == errno.EWOULDBLOCK:  # a sweep is about to remove it
@@ -540,15 +587,3 @@ def _open_direct(name: str, directory: int) -> int | None:
         return os.open(name, os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except OSError:  # EINVAL: tmpfs and others cannot
         return None
-
-
-def _is_aligned(offset: int, data: Bytes) -> bool:
-    """Whether direct I/O can take it. Of read-only memory Python does not tell where it lies."""
-    if (
-        len(data) < _DIRECT_LENGTH
-        or (offset | len(data)) % _DIRECT_ALIGNMENT
-        or not isinstance(data, memoryview)
-        or data.readonly
-    ):
-        return False
-    return ctypes.addressof(ctypes.c_char.from_buffer(data)) % _DIRECT_ALIGNMENT == 0

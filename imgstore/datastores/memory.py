@@ -15,7 +15,9 @@ from imgstore.datastores.datastore import (
     Staging,
     StoredFile,
     is_private,
+    join_path,
     part_name,
+    single_name,
     split_name,
     split_path,
 )
@@ -40,13 +42,13 @@ class MemoryDatastore(Datastore):
         with _named_errors(path, "open it"):
             return MemoryFile(path, self.fs.openbin(path, "r"))
 
-    def stage(self, path: str) -> MemoryStaging:
-        components, name = split_name(path)
-        part = "/".join((*components, part_name(name, self._owner)))
-        with _named_errors(path, "stage it"), self._lock:
-            self.fs.makedirs("/".join(components), recreate=True)
+    def stage(self, directory: str, name: str) -> MemoryStaging:
+        split_path(directory)
+        part = join_path(directory, part_name(single_name(name), self._owner))
+        with _named_errors(join_path(directory, name), "stage it"), self._lock:
+            self.fs.makedirs(directory, recreate=True)
             self.fs.makedir(part)
-        return MemoryStaging(self, path, part)
+        return MemoryStaging(self, directory, name, part)
 
     def write_atomic(self, path: str, data: bytes) -> None:
         components, name = split_name(path)
@@ -93,12 +95,15 @@ class MemoryDatastore(Datastore):
     def close(self) -> None:
         self.fs.close()
 
-    def publish(self, part: str, path: str) -> None:
-        """Gives the directory ``part`` its final name; what ``MemoryStaging.publish`` calls."""
-        with _named_errors(path, "publish it"), self._lock:
-            if self.fs.exists(path):
-                raise AlreadyExistsError(f"{path}: exists already")
-            self.fs.movedir(part, path, create=True)
+    def publish(self, part: str, directory: str, filenames: Sequence[str]) -> None:
+        """Moves the files of the directory ``part`` into ``directory``; what ``MemoryStaging.publish`` calls."""
+        with _named_errors(directory, "publish into it"), self._lock:
+            for filename in filenames:
+                if self.fs.exists(path := join_path(directory, filename)):
+                    raise AlreadyExistsError(f"{path}: exists already")
+            for filename in filenames:
+                self.fs.move(f"{part}/{filename}", join_path(directory, filename))
+            self.fs.removedir(part)
 
 
 class MemoryFile(StoredFile):
@@ -153,43 +158,38 @@ class MemoryStagedFile(MemoryFile, StagedFile):
             else:
                 self._file.truncate(size)
 
-    def start_writeback(self) -> None:
-        """Nothing to do."""
-
     def fsync(self) -> None:
         """Nothing to do."""
 
 
 class MemoryStaging(Staging):
-    """A private directory beside its final place."""
+    """A private directory inside the one where its files will lie."""
 
-    def __init__(self, datastore: MemoryDatastore, path: str, part: str) -> None:
+    def __init__(self, datastore: MemoryDatastore, directory: str, name: str, part: str) -> None:
         self._datastore = datastore
-        self._path = path
+        self._directory = directory
+        self._label = join_path(directory, name)
         self._part = part
-        self._files: list[MemoryStagedFile] = []
+        self._files: dict[str, MemoryStagedFile] = {}
         self._open = True
 
-    def create(self, name: str) -> MemoryStagedFile:
-        components, name = split_name(name)
-        if components:
-            raise ValueError(f"{name!r} must not be in a directory of its own")
-        path = f"{self._path}/{name}"
+    def create(self, filename: str) -> MemoryStagedFile:
+        path = join_path(self._directory, single_name(filename))
         with _named_errors(path, "create it"):
-            file = MemoryStagedFile(path, self._datastore.fs.openbin(f"{self._part}/{name}", "x+"))
-        self._files.append(file)
+            file = MemoryStagedFile(path, self._datastore.fs.openbin(f"{self._part}/{filename}", "x+"))
+        self._files[filename] = file
         return file
 
     def publish(self) -> None:
         if not self._open:
-            raise ValueError(f"{self._path} was published or discarded already")
-        self._datastore.publish(self._part, self._path)
+            raise ValueError(f"{self._label} was published or discarded already")
+        self._datastore.publish(self._part, self._directory, list(self._files))
         self._open = False
 
     def discard(self) -> None:
         if self._open:
             self._open = False
-            for file in self._files:
+            for file in self._files.values():
                 file.close()
             self._datastore.fs.removetree(self._part)
 

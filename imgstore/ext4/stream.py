@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-
 from imgstore.blocks import Bytes
 from imgstore.ext4.allocation import BlockAllocator
 from imgstore.ext4.extents import Run
@@ -17,13 +15,13 @@ _ZERO_BLOCK = bytes(BLOCK_SIZE)
 class BlockStream:
     """Takes bytes, gives them blocks, and writes them when 1 MiB is together.
 
-    There is one buffer for all: memory that is new costs more than what is done to it. It begins at a page, as direct I/O wants it.
+    There is one buffer for all: memory that is new costs more than what is done to it.
     """
 
     def __init__(self, pages: WritablePageCache, allocator: BlockAllocator) -> None:
         self._pages = pages
         self._allocator = allocator
-        self._buffer = memoryview(mmap.mmap(-1, _BUFFER))
+        self._buffer = memoryview(bytearray(_BUFFER))
         self._base = 0  # byte of the device where the buffer begins
         self._fill = 0
         self._room = 0  # up to a multiple of 1 MiB of the device, so that all writes but the first are aligned
