@@ -49,17 +49,23 @@ def cut(path: Path, size: int) -> None:
 
 def disk(store: Path, number: int) -> Path:
     """The disk of a layer, 0 the lowest."""
-    markers = [json.loads(path.read_text())["content"] for path in store.glob("disks/*/layer.json")]
+    markers = [json.loads(path.read_text())["content"] for path in store.glob("disks/*.json")]
     chain: list[str] = []
     while len(chain) < len(markers):
         parent = chain[-1] if chain else None
         chain.append(next(marker["chain_id"] for marker in markers if marker["parent"] == parent))
     digits = chain[number].removeprefix("sha256:")
-    return store / "disks" / digits / f"{digits}.vmdk"
+    return store / "disks" / f"{digits}.vmdk"
 
 
 def marker(store: Path, number: int) -> Path:
-    return disk(store, number).with_name("layer.json")
+    return disk(store, number).with_suffix(".json")
+
+
+def remove_layer(store: Path, number: int) -> None:
+    path = disk(store, number)
+    for suffix in (".vmdk", ".crc32c", ".json"):
+        path.with_suffix(suffix).unlink()
 
 
 def image_file(store: Path, name: str) -> Path:
@@ -69,29 +75,32 @@ def image_file(store: Path, name: str) -> Path:
 Damage = Callable[[Path], object]
 
 HEALED_BY_PULL: dict[str, Damage] = {
+    "disk empty": lambda store: cut(disk(store, 2), 0),
+    "descriptor of a disk": lambda store: flip(disk(store, 2), 512 + 2),
+    "all disks missing": lambda store: shutil.rmtree(store / "disks"),
+    "scratch disk missing": lambda store: (store / "disks/scratch.vmdk").unlink(),
+    "scratch disk cut": lambda store: cut(store / "disks/scratch.vmdk", 100),
+    "top layer missing": lambda store: remove_layer(store, 2),
+    "marker of the top layer changed": lambda store: flip(marker(store, 2), 200),
+}
+"""``imgstore pull`` alone makes them whole again: it looks at the ends of a chain, and at what it converts on."""
+
+HEALED_BY_REBUILD: dict[str, Damage] = {
     "disk missing": lambda store: disk(store, 1).unlink(),
     "disk cut": lambda store: cut(disk(store, 1), 1 << 20),
-    "disk empty": lambda store: cut(disk(store, 2), 0),
     "magic of a disk": lambda store: flip(disk(store, 0), 0),
     "version of a disk": lambda store: flip(disk(store, 0), 4),
-    "descriptor of a disk": lambda store: flip(disk(store, 2), 512 + 2),
-    "lowest layer missing": lambda store: shutil.rmtree(disk(store, 0).parent),
-    "all disks missing": lambda store: shutil.rmtree(store / "disks"),
-    "scratch disk missing": lambda store: shutil.rmtree(store / "disks/scratch"),
-    "scratch disk cut": lambda store: cut(store / "disks/scratch/scratch.vmdk", 100),
+    "lowest layer missing": lambda store: remove_layer(store, 0),
     "marker of a layer changed": lambda store: flip(marker(store, 1), 200),
     "marker of a layer empty": lambda store: cut(marker(store, 1), 0),
     "marker of a layer missing": lambda store: marker(store, 0).unlink(),
-}
-"""``imgstore pull`` alone makes them whole again."""
-
-HEALED_BY_REBUILD: dict[str, Damage] = {
     "marker of the image changed": lambda store: flip(image_file(store, "image.json"), 150),
     "marker of the image missing": lambda store: image_file(store, "image.json").unlink(),
     "config changed": lambda store: flip(image_file(store, "config.json"), 30),
     "manifest cut": lambda store: cut(image_file(store, "manifest.json"), 30),
     "image missing": lambda store: shutil.rmtree(store / "images"),
-    "a name changed": lambda store: flip(next(store.glob("references/*")), 120),
+    "a name changed": lambda store: flip(sorted(store.glob("references/*"))[0], 120),
+    "the other name changed": lambda store: flip(sorted(store.glob("references/*"))[1], 120),
     "names missing": lambda store: shutil.rmtree(store / "references"),
 }
 """``imgstore rebuild`` leaves them out, and then ``imgstore pull`` makes them again."""

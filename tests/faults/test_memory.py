@@ -83,7 +83,7 @@ def test_127_layers(cli: CommandLine, tmp_path: Path) -> None:
     layers = [make_tar({f"file{number}": b"%d" % number}) for number in range(127)]
     layout = write_layout(tmp_path / "layout", {"1": build_image(layers)})
     assert peak(cli, "pull", "-q", f"oci:{layout}:1") <= LIMIT
-    assert len(list(cli.store.glob("disks/*/layer.json"))) == 127
+    assert len(list(cli.store.glob("disks/*.json"))) == 127
 
 
 def test_many_names_in_one_directory(cli: CommandLine, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ class TestPulls:
     def test_the_second_takes_over_from_the_killed(self, cli: CommandLine, registry: Registry, image: BuiltImage) -> None:
         registry.inject(f"/blobs/{image.layer_digests[1]}", Fault(hold=threading.Event()))
         first = cli.start("pull", "-q", f"{registry.host}/app:1")
-        wait_until(lambda: len(list(cli.store.glob("disks/*/layer.json"))) == 1)
+        wait_until(lambda: len(list(cli.store.glob("disks/*.json"))) == 1)
         second = cli.start("pull", "-q", f"{registry.host}/app:1")
         wait_until(lambda: len(registry.paths("/manifests/")) == 2)
         time.sleep(0.3)
@@ -245,7 +245,7 @@ class TestInterrupts:
         """A pull that has the first layer complete and is in the middle of the second."""
         registry.inject(f"/blobs/{image.layer_digests[1]}", Fault(hold=threading.Event()))
         process = cli.start("pull", f"{registry.host}/app:1")
-        wait_until(lambda: len(list(cli.store.glob("disks/*/layer.json"))) == 1)
+        wait_until(lambda: len(list(cli.store.glob("disks/*.json"))) == 1)
         return process
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
