@@ -125,7 +125,7 @@ class LayerPull:
             return self._disks.open_child(chain, found)
         disk = self._disks.prepare(layer.chain_id, chain)
         try:
-            unpacked = unpack(download.pieces(), disk, layer.diff_id)
+            unpacked = unpack(download.pieces(), disk, layer.diff_id, interrupt=download.cancel)
             if unpacked.changed:
                 chain = disk.device.chain()
         except BaseException:

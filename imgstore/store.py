@@ -42,6 +42,7 @@ from imgstore.pulls import LayerPull, WantedLayer
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.registries import translated
 from imgstore.vmdk.chain import Chain
+from registry_client.digest import Digest
 from registry_client.image_config import ImageConfig, parse_image_config
 from registry_client.options import Options
 from registry_client.platform import Platform, choose
@@ -442,17 +443,11 @@ class ImageStore:
     def rebuild(self) -> RebuildReport:
         """Makes the catalog again from what lies whole on the datastore, and removes what interrupted work left there."""
         with held(self._leases, _NAMES):
-            try:
-                self._catalog.is_current()
-            except CorruptError:
+            if self._catalog.damage():
                 self._catalog.discard()
             self._images.remove_unfinished()
             self._tidy()
-            try:
-                return rebuild(self._catalog, self._disks, self._images)
-            except CorruptError:  # of the catalog alone: what lies on the datastore is left out
-                self._catalog.discard()
-                return rebuild(self._catalog, self._disks, self._images)
+            return rebuild(self._catalog, self._disks, self._images)
 
     def _pull(self, source: ImageSource, platform: Platform | None, progress: ProgressSink) -> PullResult:
         unchanged = self._up_to_date(source, platform)
@@ -509,12 +504,13 @@ class ImageStore:
         image = None if row is None else self._catalog.image(row.image_id)
         if row is None or image is None or row.digest is None:
             return None
+        if self._catalog.reference(str(reference.with_digest(Digest(row.digest)))) is None:
+            return None  # a rebuild found it damaged and left it out
         if choose(platform or Platform.host(), [_config_of(image).platform]) is None or source.digest() != row.digest:
             return None
+        # Damaged, it is pulled again. To look at every layer would take the longer the more there are; that is for check.
         if not self._disks.has_scratch() or any(self._disks.find(layer.chain_id) is None for layer in image.layers[-1:]):
-            return (
-                None  # damaged: pulled again. To look at every layer would take the longer the more there are; that is for check.
-            )
+            return None
         return PullResult(row.name, self._image(image), PullStatus.UP_TO_DATE, row.digest)
 
     def _options(self, progress: ProgressSink) -> Options:

@@ -7,7 +7,7 @@ third.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from imgstore.disks import PreparedDisk
@@ -34,7 +34,7 @@ class Unpacked:
     changed: bool
 
 
-def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str) -> Unpacked:
+def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str, *, interrupt: Callable[[], None] = lambda: None) -> Unpacked:
     """Applies the layer in ``blob`` to the file system on ``disk``.
 
     On any error the disk is unusable and must be discarded; nothing of it was visible.
@@ -43,6 +43,7 @@ def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str) -> Unpacked:
         blob: compressed or plain, in pieces; its own digest is checked by who gives it.
         disk: fresh; its device shows the parent's file system.
         diff_id: what the digest of the inflated tar must be.
+        interrupt: called on an error, Ctrl-C too, from this thread: makes a ``blob`` that waits for its next piece end soon.
 
     Raises:
         CorruptError: the stream is damaged, or its diff id is another.
@@ -52,7 +53,7 @@ def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str) -> Unpacked:
     capacity = disk.device.size
     stream = LayerStream(blob, max_size=capacity)
     writer = LayerWriter(disk.device)
-    with contextlib.closing(read_ahead(stream, _PIECES_AHEAD, name="imgstore-hash")) as pieces:
+    with contextlib.closing(read_ahead(stream, _PIECES_AHEAD, name="imgstore-hash", interrupt=interrupt)) as pieces:
         for change in read_changes(pieces, capacity=capacity):
             writer.apply(change)
     if stream.diff_id != diff_id:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -16,7 +16,9 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-def read_ahead(source: Iterable[T], depth: int, *, name: str = "read-ahead") -> Generator[T, None, None]:
+def read_ahead(
+    source: Iterable[T], depth: int, *, name: str = "read-ahead", interrupt: Callable[[], None] = lambda: None
+) -> Generator[T, None, None]:
     """Yields what ``source`` yields; ``source`` runs in a thread, so its C calls overlap with the reader's Python.
 
     At most ``depth`` items wait in the queue, one is in the thread's hand and one in the reader's. The thread starts with the first
@@ -31,6 +33,8 @@ def read_ahead(source: Iterable[T], depth: int, *, name: str = "read-ahead") -> 
         source: is iterated in the thread only.
         depth: at least 1.
         name: of the thread.
+        interrupt: called when the iteration ends before ``source`` does, and before the thread is joined: to make a ``source`` that
+            waits for its bytes end soon. May be called when ``source`` has ended meanwhile.
 
     Raises:
         ValueError: ``depth`` is below 1.
@@ -38,18 +42,20 @@ def read_ahead(source: Iterable[T], depth: int, *, name: str = "read-ahead") -> 
     """
     if depth < 1:
         raise ValueError(f"read_ahead: depth is {depth}, not at least 1")
-    return _read_ahead(source, depth, name)
+    return _read_ahead(source, depth, name, interrupt)
 
 
-def _read_ahead(source: Iterable[T], depth: int, name: str) -> Generator[T, None, None]:
+def _read_ahead(source: Iterable[T], depth: int, name: str, interrupt: Callable[[], None]) -> Generator[T, None, None]:
     waiting: queue.Queue[T | _End] = queue.Queue(depth)
     stopped = threading.Event()
     thread = threading.Thread(target=_produce, args=(source, waiting, stopped), name=name, daemon=True)
     thread.start()
+    ended = False
     try:
         while True:
             item = waiting.get()
             if isinstance(item, _End):
+                ended = True
                 if item.error is not None:
                     raise item.error
                 return
@@ -57,6 +63,8 @@ def _read_ahead(source: Iterable[T], depth: int, name: str) -> Generator[T, None
             del item  # else it would live while we wait for the next
     finally:
         stopped.set()
+        if not ended:
+            interrupt()
         # After this the thread puts at most one more item, for it looks at ``stopped`` after each: there is room for that one.
         while not waiting.empty():
             waiting.get_nowait()

@@ -51,6 +51,7 @@ class Fault:
         hang_up: close the connection before any answer.
         delay: seconds before the answer.
         stall: seconds of silence at ``cut_after``, before the connection is closed.
+        hold: send the first half of the body, and the second when this is set or the registry stops.
     """
 
     status: int | None = None
@@ -66,6 +67,7 @@ class Fault:
     hang_up: bool = False
     delay: float = 0.0
     stall: float = 0.0
+    hold: threading.Event | None = None
 
 
 @dataclass
@@ -408,6 +410,11 @@ class _Handler(BaseHTTPRequestHandler):
             if cut_after is None:
                 self.wfile.write(b"\r\n0\r\n\r\n" if body else b"0\r\n\r\n")
         else:
+            if fault.hold is not None:
+                self.wfile.write(data[: len(data) // 2])
+                data = data[len(data) // 2 :]
+                while not fault.hold.wait(0.05) and not self.server.stopping.is_set():
+                    pass
             self.wfile.write(data)
         if cut_after is not None and len(data) < len(body):
             self.server.stopping.wait(fault.stall)
