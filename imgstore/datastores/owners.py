@@ -37,7 +37,9 @@ def take_owner(root: int) -> tuple[str, int]:
             if os.fstat(descriptor).st_nlink == 0:  # a sweep took it for a dead owner's, and was faster
                 os.close(descriptor)
                 continue
-            os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode(), 0)
+            with contextlib.suppress(OSError):  # for people only, and things are also removed when the file system is full
+                who = {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}
+                os.pwrite(descriptor, json.dumps(who).encode(), 0)
             os.fsync(root)  # after a power cut the name alone tells that there is something to sweep
         except OSError as error:
             os.close(descriptor)
