@@ -89,10 +89,19 @@ def build_image(recipe: Recipe, directory: Path) -> Path:
 
 
 def rounded_size(layout: Path) -> int:
-    """Bytes that the image's contents take when each file is rounded up to 4 KiB: all layers added up, as each stores its own."""
-    return sum(
-        -(-member.size // 4096) * 4096 for blob in layer_blobs(layout) for member in tarfile.open(blob, "r:gz") if member.isreg()
-    )
+    """Bytes that the image's contents take in blocks of 4 KiB, each file and each directory rounded up, as du counts them.
+
+    All layers added up, as each stores its own.
+    """
+    total = 0
+    for blob in layer_blobs(layout):
+        with tarfile.open(blob, "r:gz") as tar:
+            for member in tar:
+                if member.isreg():
+                    total += -(-member.size // 4096) * 4096
+                elif member.isdir():
+                    total += 4096
+    return total
 
 
 def layer_blobs(layout: Path) -> list[Path]:

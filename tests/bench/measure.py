@@ -37,8 +37,12 @@ def run(command: Sequence[str | Path]) -> Run:
         CommandError: it ended with anything but 0.
     """
     words = [str(word) for word in command]
+    # An installed program has its byte code; one that runs from a checkout is to have it too, after its first run.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    ) as process:
         assert process.stdout is not None
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)  # not wait(): it would drop the usage
