@@ -103,7 +103,9 @@ class Disks:
 
     def has_scratch(self) -> bool:
         """Whether the scratch disk is there, and whole as far as `find` looks."""
-        return self._is_whole(_path(layout.disk_file(layout.SCRATCH)), None)
+        # It has no marker: the sums, which come second, stand for one.
+        disk, sums = _path(layout.disk_file(layout.SCRATCH)), _path(layout.grain_sums_file(layout.SCRATCH))
+        return self._datastore.exists(sums) and self._is_whole(disk, None)
 
     def make_scratch(self) -> None:
         """Makes the scratch disk unless it is there and whole. Its bytes follow from the capacity alone."""
