@@ -237,7 +237,7 @@ class ImageStore:
             undo.callback(store.close)
             if leases.sweep() or not store._has_catalog():
                 store.rebuild()
-            elif any(directory.glob(".owner-*.lock")):  # of the living, or of one who died when all was done
+            else:
                 datastore.sweep()
             undo.pop_all()
         return store
@@ -542,6 +542,7 @@ class ImageStore:
         known = {row.chain_id for row in self._catalog.layers()} if self._has_catalog() else set()
         for chain_id in set(self._disks.chain_ids()) - known:
             self._disks.remove_unfinished(chain_id)
+        self._disks.mend_scratch()
 
     def _image(self, row: ImageRow, layers: Mapping[str, LayerRow] | None = None) -> Image:
         config = _config_of(row)
