@@ -49,6 +49,9 @@ from registry_client.platform import Platform, choose
 from registry_client.source import ImageSource, open_source
 
 _CATALOG = "catalog.sqlite3"
+_CATALOG_SPACE = 1 << 20
+"""Bytes that must be free for SQLite to begin: its log and its index of the log."""
+
 _LEASES = ".leases"
 _NAMES = "names"
 """Lease of who changes which image has which name."""
@@ -229,7 +232,7 @@ class ImageStore:
             path = f"{directory}/{layout.STORE}"
             marker = markers.decode(markers.StoreMarker, datastore.read_bytes(layout.STORE, markers.LIMIT), path)
             leases = FileLeases(directory / _LEASES)
-            store = cls(datastore, Catalog(directory / _CATALOG), leases, marker.disk_size, directory)
+            store = cls(datastore, _open_catalog(directory), leases, marker.disk_size, directory)
         except BaseException:
             datastore.close()
             raise
@@ -630,6 +633,18 @@ def _make_store(directory: Path, disk_size: int) -> None:
     marker = markers.encode(markers.StoreMarker(str(uuid.uuid4()), disk_size))
     with LocalDatastore(directory) as datastore:
         datastore.write_atomic(layout.STORE, marker)
+
+
+def _open_catalog(directory: Path) -> Catalog:
+    """The catalog; one in memory where the file system is too full for SQLite to use a file, so that images can still be removed.
+
+    The file is removed then, since it would not learn of that; it is made again when there is space.
+    """
+    catalog = Catalog(directory / _CATALOG)
+    if shutil.disk_usage(directory).free >= _CATALOG_SPACE:
+        return catalog
+    catalog.discard()
+    return Catalog(None)
 
 
 def _config_of(row: ImageRow) -> ImageConfig:

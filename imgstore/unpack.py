@@ -53,7 +53,7 @@ def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str, *, interrupt
     capacity = disk.device.size
     stream = LayerStream(blob, max_size=capacity)
     writer = LayerWriter(disk.device)
-    with contextlib.closing(read_ahead(stream, _PIECES_AHEAD, name="imgstore-inflate", interrupt=interrupt)) as pieces:
+    with contextlib.closing(read_ahead(stream, _PIECES_AHEAD, name="imgstore-hash", interrupt=interrupt)) as pieces:
         for change in read_changes(pieces, capacity=capacity):
             writer.apply(change)
     if stream.diff_id != diff_id:

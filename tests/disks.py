@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import random
 from collections.abc import Iterable
 
@@ -14,7 +15,7 @@ SIZE = 64 << 20
 
 def path_of(name: str) -> str:
     """Where ``add_disk`` puts a disk."""
-    return f"disks/{name}/{name}.vmdk"
+    return f"disks/{name}.vmdk"
 
 
 def add_disk(
@@ -26,21 +27,25 @@ def add_disk(
     size: int = SIZE,
     cache: int = GRAIN,
 ) -> Chain:
-    """Makes and publishes a disk over ``parent`` and gives the chain with it on top, as ``SnapshotDevice.chain`` makes it."""
-    with datastore.stage(f"disks/{name}") as staging:
+    """Makes and publishes a disk over ``parent``, with its grains' sums in ``<name>.crc32c`` beside it.
+
+    Gives the chain with it on top, as ``SnapshotDevice.chain`` makes it.
+    """
+    with datastore.stage("disks", name) as staging:
         writer = HostedDiskWriter(
             staging.create(f"{name}.vmdk"),
             capacity=size,
             cid=derive_cid(name),
             extent_name=f"{name}.vmdk",
             parent_cid=None if parent is None else parent.cid,
-            parent_hint=None if parent is None else f"../../{parent.path}",
+            parent_hint=None if parent is None else posixpath.basename(parent.path),
         )
         device = SnapshotDevice(writer, parent, cache_size=cache)
         for offset, data in writes:
             device.write(offset, data)
         chain = device.chain()
-        device.seal()
+        with staging.create(f"{name}.crc32c") as sums:
+            sums.pwrite(0, device.seal().grain_sums)
         staging.publish()
     return chain
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
-import secrets
 import shutil
-import socket
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from imgstore.blocks import Bytes
@@ -24,14 +20,14 @@ from imgstore.datastores.datastore import (
     is_private,
     join_path,
     named_errors,
-    owner_of,
     part_name,
     single_name,
     split_name,
     split_path,
 )
+from imgstore.datastores.owners import Sweep, lock_name, take_owner
 from imgstore.datastores.write_behind import ALIGNMENT, WriteBehind
-from imgstore.errors import AlreadyExistsError, NotFoundError, UnavailableError
+from imgstore.errors import AlreadyExistsError, NotFoundError
 
 from fs.osfs import OSFS  # isort: skip
 
@@ -73,7 +69,7 @@ class LocalDatastore(Datastore):
         self._lock = threading.Lock()
         self._owner: str | None = None
         self._owner_file = -1
-        self._parts: set[str] = set()  # private names that this object made, or tried to make, and did not see go
+        self._parts: set[str] = set()  # private names that this object made and did not see go
         self._closed = False
 
     def open(self, path: str) -> StoredFile:
@@ -86,41 +82,35 @@ class LocalDatastore(Datastore):
         return LocalFile(path, descriptor)
 
     def stage(self, directory: str, name: str) -> LocalStaging:
-        components = split_path(directory)
-        part = self._begin(single_name(name))
+        components, name = split_path(directory), single_name(name)
         with named_errors(join_path(directory, name), "stage it"):
             above = self._make_directories(components)
             try:
-                os.mkdir(part, 0o700, dir_fd=above)
-                private = os.open(part, _DIRECTORY, dir_fd=above)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.rmdir(part, dir_fd=above)
+                with self._making(name, above, os.rmdir) as part:
+                    os.mkdir(part, 0o700, dir_fd=above)
+                    private = os.open(part, _DIRECTORY, dir_fd=above)
+            except BaseException:
                 os.close(above)
                 raise
         return LocalStaging(self, directory, name, above, part, private)
 
     def write_atomic(self, path: str, data: bytes) -> None:
         components, name = split_name(path)
-        part = self._begin(name)
         with named_errors(path, "write it"):
             above = self._make_directories(components)
             try:
-                descriptor = os.open(part, _CREATE, 0o644, dir_fd=above)
-                try:
-                    _pwrite(descriptor, 0, data)
-                    os.fsync(descriptor)
+                with self._making(name, above, os.unlink) as part:
+                    descriptor = os.open(part, _CREATE, 0o644, dir_fd=above)
+                    try:
+                        _pwrite(descriptor, 0, data)
+                        os.fsync(descriptor)
+                    finally:
+                        os.close(descriptor)
                     os.rename(part, name, src_dir_fd=above, dst_dir_fd=above)
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        os.unlink(part, dir_fd=above)
-                    raise
-                finally:
-                    os.close(descriptor)
+                self._end(part)
                 os.fsync(above)
             finally:
                 os.close(above)
-        self._end(part)
 
     def exists(self, path: str) -> bool:
         components = split_path(path)
@@ -134,8 +124,8 @@ class LocalDatastore(Datastore):
         return True
 
     def list(self, path: str = "") -> list[str]:
-        with named_errors(path, "list it"), self._directory_at(split_path(path)) as directory:
-            return sorted(name for name, _ in _entries(directory) if not is_private(name))
+        with named_errors(path, "list it"), self._directory_at(split_path(path)) as directory, os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries if not is_private(entry.name))
 
     def remove_file(self, path: str) -> None:
         components, name = split_name(path)
@@ -147,8 +137,8 @@ class LocalDatastore(Datastore):
         components, name = split_name(path)
         with named_errors(path, "remove it"), self._directory_at(components) as directory:
             os.close(os.open(name, _DIRECTORY, dir_fd=directory))
-            part = self._begin(name)
-            os.rename(name, part, src_dir_fd=directory, dst_dir_fd=directory)
+            with self._making(name, directory, os.rmdir) as part:
+                os.rename(name, part, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
             shutil.rmtree(part, dir_fd=directory)
         self._end(part)
@@ -157,7 +147,8 @@ class LocalDatastore(Datastore):
         components = split_path(path)
         with named_errors(path, "measure it"):
             if not components:
-                return _usage(self._root)
+                with self._directory_at(()) as root:
+                    return _usage(root)
             with self._directory_at(components[:-1]) as directory:
                 found = os.stat(components[-1], dir_fd=directory, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode):
@@ -166,7 +157,8 @@ class LocalDatastore(Datastore):
                 return _usage(directory)
 
     def sweep(self) -> Sequence[str]:
-        return _Sweep(self._root, self._owner).run()
+        with named_errors("", "sweep it"), self._directory_at(()) as root:
+            return Sweep(root, self._owner).run()
 
     def local_path(self, path: str) -> Path:
         return self._directory.joinpath(*split_path(path))
@@ -179,7 +171,7 @@ class LocalDatastore(Datastore):
             if self._owner is not None:
                 if not self._parts:  # otherwise the file is what tells a sweep that there is something to look for
                     with contextlib.suppress(OSError):
-                        os.unlink(_lock_name(self._owner), dir_fd=self._root)
+                        os.unlink(lock_name(self._owner), dir_fd=self._root)
                 os.close(self._owner_file)
             os.close(self._root)
             self.fs.close()
@@ -187,11 +179,10 @@ class LocalDatastore(Datastore):
     def _begin(self, name: str) -> str:
         """A new private name, on record until ``_end``; the lock file of this object is made and held."""
         with self._lock:
-            if self._closed:
-                raise ValueError(f"the datastore {self._directory} is closed")
+            self._check_open()
             if self._owner is None:
                 with named_errors(str(self._directory), "lock it"):
-                    self._owner, self._owner_file = _take_owner(self._root)
+                    self._owner, self._owner_file = take_owner(self._root)
             part = part_name(name, self._owner)
             self._parts.add(part)
             return part
@@ -202,7 +193,25 @@ class LocalDatastore(Datastore):
             self._parts.discard(part)
 
     @contextlib.contextmanager
+    def _making(self, name: str, directory: int, remove: Callable[..., None]) -> Iterator[str]:
+        """A new private name to make something under; after an error that is removed, and stays on record if it cannot be."""
+        part = self._begin(name)
+        try:
+            yield part
+        except BaseException:
+            with contextlib.suppress(OSError):
+                with contextlib.suppress(FileNotFoundError):
+                    remove(part, dir_fd=directory)
+                self._end(part)
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:  # the number of its descriptor may be another file's by now
+            raise ValueError(f"the datastore {self._directory} is closed")
+
+    @contextlib.contextmanager
     def _directory_at(self, components: tuple[str, ...]) -> Iterator[int]:
+        self._check_open()
         descriptor = os.dup(self._root)
         try:
             for component in components:
@@ -214,6 +223,7 @@ class LocalDatastore(Datastore):
             os.close(descriptor)
 
     def _make_directories(self, components: tuple[str, ...]) -> int:
+        self._check_open()
         descriptor = os.dup(self._root)
         try:
             for component in components:
@@ -441,120 +451,6 @@ class LocalStaging(Staging):
         self._above = -1
 
 
-class _Sweep:
-    """One search for leftovers of owners that are no more. The locks of the dead are held until all of theirs is gone.
-
-    Without a lock file of a dead owner there is no search. A search also takes leftovers whose lock file is missing.
-    """
-
-    def __init__(self, root: int, own: str | None) -> None:
-        self._root = root
-        self._alive: dict[str, bool] = {} if own is None else {own: True}
-        self._locks: dict[str, int] = {}
-        self._removed: list[str] = []
-
-    def run(self) -> list[str]:
-        try:
-            with named_errors("", "sweep it"):
-                for name, _ in _entries(self._root):
-                    if name.startswith(".owner-") and name.endswith(".lock"):
-                        self._is_alive(name[len(".owner-") : -len(".lock")])
-                if self._locks:
-                    self._search(self._root, "")
-                for owner in self._locks:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(_lock_name(owner), dir_fd=self._root)
-        finally:
-            for descriptor in self._locks.values():
-                os.close(descriptor)
-        return self._removed
-
-    def _search(self, directory: int, path: str) -> None:
-        found = len(self._removed)
-        below = []
-        for name, is_directory in _entries(directory):
-            owner = owner_of(name)
-            if owner is not None:
-                if not self._is_alive(owner):
-                    self._remove(directory, name, is_directory)
-                    self._removed.append(path + name)
-            elif is_directory:
-                below.append(name)
-        if len(self._removed) > found:
-            os.fsync(directory)  # before the lock files go, without which nobody would look for what a power cut brings back
-        for name in below:
-            try:
-                descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
-            except FileNotFoundError:
-                continue  # removed by another process meanwhile
-            try:
-                self._search(descriptor, f"{path}{name}/")
-            finally:
-                os.close(descriptor)
-
-    @staticmethod
-    def _remove(directory: int, name: str, is_directory: bool) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if is_directory:
-                shutil.rmtree(name, dir_fd=directory)
-            else:
-                os.unlink(name, dir_fd=directory)
-
-    def _is_alive(self, owner: str) -> bool:
-        if owner not in self._alive:
-            self._alive[owner] = self._find_alive(owner)
-        return self._alive[owner]
-
-    def _find_alive(self, owner: str) -> bool:
-        try:
-            descriptor = os.open(_lock_name(owner), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno == errno.EWOULDBLOCK:
-                return True
-            raise
-        self._locks[owner] = descriptor
-        return False
-
-
-def _lock_name(owner: str) -> str:
-    return f".owner-{owner}.lock"
-
-
-def _take_owner(root: int) -> tuple[str, int]:
-    """A new owner: its nonce, and the descriptor that holds its lock."""
-    for _ in range(100):
-        owner = secrets.token_hex(6)
-        descriptor = os.open(_lock_name(owner), _CREATE, 0o600, dir_fd=root)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink == 0:  # a sweep took it for a dead owner's, and was faster
-                os.close(descriptor)
-                continue
-            _pwrite(descriptor, 0, json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}).encode())
-            os.fsync(root)  # after a power cut the name alone tells that there is something to sweep
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno == errno.EWOULDBLOCK:  # a sweep is about to remove it
-                continue
-            with contextlib.suppress(OSError):
-                os.unlink(_lock_name(owner), dir_fd=root)
-            raise
-        return owner, descriptor
-    raise UnavailableError("the root of the datastore: every new owner's lock was swept away")
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 def _pwrite(descriptor: int, offset: int, data: Bytes) -> None:
     done = os.pwrite(descriptor, data, offset)
     if done == len(data):
@@ -562,12 +458,6 @@ def _pwrite(descriptor: int, offset: int, data: Bytes) -> None:
     view = memoryview(data)
     while done < len(view):
         done += os.pwrite(descriptor, view[done:], offset + done)
-
-
-def _entries(directory: int) -> list[tuple[str, bool]]:
-    """Each name in a directory and whether it is a directory itself."""
-    with os.scandir(directory) as entries:
-        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
 
 
 def _usage(directory: int) -> int:

@@ -2,11 +2,12 @@
 
 gzip (RFC 1952, several members), Zstandard (RFC 8878, several frames, skippable frames) and plain tar. The first bytes say which it is, not
 the media type. Everything is verified that the format has a checksum for. Inflating and hashing are calls of C on large buffers
-that release the GIL, so in a thread of its own (``read_ahead``) a layer inflates on one core while its tar is read on another.
+that release the GIL: inflating has a thread of its own, and hashing should have one (``read_ahead``), while the tar is read in a third.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ import zstandard
 from imgstore.blocks import Bytes
 from imgstore.errors import CorruptError, NoSpaceError, UnsupportedError
 from imgstore.layers.pieces import PieceCursor
+from imgstore.layers.read_ahead import read_ahead
 from imgstore.layers.tar_header import BLOCK, is_header
 
 inflate: ModuleType
@@ -33,6 +35,9 @@ _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _OTHERS: Final = ((b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2"), (b"\x04\x22\x4d\x18", "lz4"), (b"PK\x03\x04", "zip"))
 
 PIECE_SIZE: Final = 1 << 20
+_AHEAD: Final = 2
+"""Pieces that inflating may be ahead of hashing."""
+
 _FIRST_FEED, _LARGEST_FEED = 1 << 14, 1 << 18
 """Compressed bytes given to the decoder at once. A member that ends gives back a copy of what it did not use, and eStargz has a member a
 file: so each begins with little."""
@@ -45,7 +50,7 @@ _MAX_ZSTD_BLOCK: Final = 128 << 10
 class LayerStream:
     """A layer's uncompressed bytes; can be iterated once.
 
-    Holds one piece, and what the decoder needs: 64 KiB for gzip, the frame's window (128 MiB at most) for Zstandard. What a small
+    Holds a few pieces, and what the decoder needs: 64 KiB for gzip, the frame's window (128 MiB at most) for Zstandard. What a small
     input inflates to does not change that.
 
     Attributes:
@@ -94,12 +99,15 @@ class LayerStream:
         return self._pieces()
 
     def _pieces(self) -> Iterator[bytes]:
-        for piece in _gathered(self._inflated(), self._piece_size):
-            self.size += len(piece)
-            if self.size > self._max_size:
-                raise NoSpaceError(f"layer has more than the {self._max_size} uncompressed bytes that it may have")
-            self._hash.update(piece)
-            yield piece
+        inflated = _gathered(self._inflated(), self._piece_size)
+        # Inflating and hashing take about as long as each other, and both let other threads run: two cores do both at once.
+        with contextlib.closing(read_ahead(inflated, _AHEAD, name="imgstore-inflate")) as pieces:
+            for piece in pieces:
+                self.size += len(piece)
+                if self.size > self._max_size:
+                    raise NoSpaceError(f"layer has more than the {self._max_size} uncompressed bytes that it may have")
+                self._hash.update(piece)
+                yield piece
         self._finished = True
 
     def _inflated(self) -> Iterator[bytes]:

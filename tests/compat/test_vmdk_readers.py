@@ -58,7 +58,7 @@ def test_disks_of_odd_sizes_are_read_to_their_end(tmp_path: Path, size: int) -> 
         assert seen == [expected] * 3
         pattern = run("qemu-io", "-r", "-f", "vmdk", "-c", f"read -v {size - 512} 512", disks[1]).stdout
         assert b"fiNAL" in pattern
-        assert datastore.usage("disks/top") < 2 * GRAIN + (1 << 20)  # the tables of 2 TiB have a directory of 512 KiB
+        assert datastore.usage(path_of("top")) < 2 * GRAIN + (1 << 20)  # the tables of 2 TiB have a directory of 512 KiB
 
 
 def test_the_first_sector_of_the_descriptor_holds_the_extent_line(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_qemu_writes_on_top_leaves_ours_alone_and_is_read_by_us(tmp_path: P
         before = [digest(disk) for disk in disks]
         (tmp_path / "disks/vm").mkdir()
         child = tmp_path / "disks/vm/vm.vmdk"
-        run("qemu-img", "create", "-q", "-f", "vmdk", "-b", "../d2/d2.vmdk", "-F", "vmdk", child)
+        run("qemu-img", "create", "-q", "-f", "vmdk", "-b", "../d2.vmdk", "-F", "vmdk", child)
         chance = random.Random(4)
         commands: list[str] = []
         for _ in range(30):

@@ -32,8 +32,8 @@ def datastore(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datast
         yield made
 
 
-def publish(datastore: Datastore, path: str, **files: bytes) -> None:
-    with datastore.stage(path) as staging:
+def publish(datastore: Datastore, directory: str, **files: bytes) -> None:
+    with datastore.stage(directory, "test") as staging:
         for name, data in files.items():
             with staging.create(name) as file:
                 file.pwrite(0, data)
@@ -42,51 +42,90 @@ def publish(datastore: Datastore, path: str, **files: bytes) -> None:
 
 class TestStaging:
     def test_nothing_is_visible_before_it_is_published(self, datastore: Datastore) -> None:
-        staging = datastore.stage("disks/a")
+        staging = datastore.stage("deep/disks", "a")
         file = staging.create("x")
         file.pwrite(0, b"data")
-        assert datastore.list("disks") == []
-        assert not datastore.exists("disks/a")
+        assert datastore.list("deep/disks") == []
+        assert not datastore.exists("deep/disks/x")
         with pytest.raises(NotFoundError):
-            datastore.open("disks/a/x")
+            datastore.open("deep/disks/x")
+        [part] = datastore.parts("deep/disks")
+        assert part.startswith("deep/disks/.a.")
         staging.publish()
-        assert datastore.list("disks") == ["a"]
-        assert datastore.list("disks/a") == ["x"]
-        assert datastore.read_bytes("disks/a/x") == b"data"
+        assert datastore.list("deep/disks") == ["x"]
+        assert datastore.read_bytes("deep/disks/x") == b"data"
+        assert datastore.parts("deep/disks") == []
+
+    def test_files_of_many_stagings_lie_in_one_directory(self, datastore: Datastore) -> None:
+        with datastore.stage("disks", "same name") as first, datastore.stage("disks", "same name") as second:
+            first.create("a").pwrite(0, b"first")
+            second.create("c").pwrite(0, b"second")
+            second.create("b").pwrite(0, b"second")
+            second.publish()
+            first.publish()
+        assert {name: datastore.read_bytes(f"disks/{name}") for name in datastore.list("disks")} == {
+            "a": b"first",
+            "b": b"second",
+            "c": b"second",
+        }
+
+    def test_files_may_lie_in_the_root(self, datastore: Datastore) -> None:
+        with datastore.stage("", "a") as staging:
+            file = staging.create("x")
+            [part] = datastore.parts("")
+            assert part.startswith(".a.")
+            staging.publish()
+        assert (file.path, datastore.list()) == ("x", ["x"])
 
     def test_nothing_stays_of_what_is_discarded(self, datastore: Datastore) -> None:
-        with datastore.stage("disks/a") as staging:
+        with datastore.stage("disks", "a") as staging:
             staging.create("x").pwrite(0, b"data")
         staging.discard()
         assert datastore.list("disks") == []
         assert [name for name in datastore.fs.walk.files("/") if "owner" not in name] == []
-        with pytest.raises(ValueError, match="published or discarded already"):
+        with pytest.raises(ValueError, match="disks/a was published or discarded already"):
             staging.publish()
 
-    def test_the_same_place_may_be_staged_twice_and_the_first_wins(self, datastore: Datastore) -> None:
-        with datastore.stage("disks/a") as first, datastore.stage("disks/a") as second:
+    def test_the_same_file_may_be_staged_twice_and_the_first_wins(self, datastore: Datastore) -> None:
+        with datastore.stage("disks", "a") as first, datastore.stage("disks", "a") as second:
             first.create("x").pwrite(0, b"first")
             second.create("x").pwrite(0, b"second")
             first.publish()
-            with pytest.raises(AlreadyExistsError, match="disks/a"):
+            with pytest.raises(AlreadyExistsError, match="disks/x: exists already"):
                 second.publish()
-        assert datastore.read_bytes("disks/a/x") == b"first"
+        assert datastore.read_bytes("disks/x") == b"first"
 
-    def test_an_empty_directory_is_in_the_way_too(self, datastore: Datastore) -> None:
-        publish(datastore, "disks/a")
-        with datastore.stage("disks/a") as staging, pytest.raises(AlreadyExistsError, match="disks/a"):
-            staging.publish()
+    def test_nothing_moves_if_one_name_is_taken(self, datastore: Datastore) -> None:
+        publish(datastore, "disks", y=b"old")
+        with datastore.stage("disks", "a") as staging:
+            staging.create("x")
+            staging.create("y")
+            with pytest.raises(AlreadyExistsError, match="disks/y: exists already"):
+                staging.publish()
+            assert datastore.list("disks") == ["y"]
+        assert datastore.read_bytes("disks/y") == b"old"
+        assert datastore.parts("disks") == []
+
+    def test_a_directory_is_in_the_way_too(self, datastore: Datastore) -> None:
+        publish(datastore, "disks/x")
+        with datastore.stage("disks", "a") as staging:
+            staging.create("x")
+            with pytest.raises(AlreadyExistsError, match="disks/x: exists already"):
+                staging.publish()
+        assert datastore.list("disks/x") == []
 
     def test_a_name_is_made_once(self, datastore: Datastore) -> None:
-        with datastore.stage("a") as staging:
+        with datastore.stage("a", "test") as staging:
             staging.create("x")
             with pytest.raises(AlreadyExistsError, match="a/x"):
                 staging.create("x")
             with pytest.raises(ValueError, match="directory of its own"):
                 staging.create("y/z")
+        with pytest.raises(ValueError, match="directory of its own"):
+            datastore.stage("a", "y/z")
 
     def test_a_file_is_read_on_after_it_was_published(self, datastore: Datastore) -> None:
-        staging = datastore.stage("a")
+        staging = datastore.stage("a", "test")
         file = staging.create("x")
         file.pwrite(3, b"data")
         staging.publish()
@@ -96,34 +135,38 @@ class TestStaging:
 
     def test_a_long_name_can_be_staged(self, datastore: Datastore) -> None:
         name = "n" * 250
-        publish(datastore, name, x=b"")
+        with datastore.stage("", name) as staging:
+            staging.create(name)
+            staging.publish()
         assert datastore.list() == [name]
 
     def test_names_may_be_in_any_script(self, datastore: Datastore) -> None:
-        publish(datastore, "d/ジャケット", föß=b"data")
+        with datastore.stage("d/ジャケット", "föß") as staging:
+            staging.create("föß").pwrite(0, b"data")
+            staging.publish()
         assert datastore.list("d") == ["ジャケット"]
         assert datastore.read_bytes("d/ジャケット/föß") == b"data"
 
     def test_two_threads_may_publish(self, datastore: Datastore) -> None:
         threads = [
-            threading.Thread(target=publish, args=(datastore, f"disks/{number}"), kwargs={"x": b"x"}) for number in range(8)
+            threading.Thread(target=publish, args=(datastore, "disks"), kwargs={f"x{number}": b"x", f"y{number}": b"y"})
+            for number in range(8)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert datastore.list("disks") == [str(number) for number in range(8)]
+        assert datastore.list("disks") == [f"{name}{number}" for name in "xy" for number in range(8)]
 
 
 class TestFiles:
     def test_bytes_go_where_they_are_put(self, datastore: Datastore) -> None:
-        with datastore.stage("a") as staging:
+        with datastore.stage("a", "test") as staging:
             file = staging.create("x")
             file.pwrite(100_000, memoryview(b"end"))
             file.pwrite(0, bytearray(b"start"))
             file.pwrite(1, b"T")
             file.fsync()
-            file.start_writeback()
             assert (file.size, file.pread(0, 6), file.pread(99_999, 100)) == (100_003, b"sTart\0", b"\0end")
             assert file.pread(100_003, 5) == b""
             file.truncate(3)
@@ -131,7 +174,7 @@ class TestFiles:
             assert file.pread(0, 100) == b"sTa\0\0\0"
 
     def test_data_ranges_have_all_data_and_stay_inside(self, datastore: Datastore) -> None:
-        with datastore.stage("a") as staging:
+        with datastore.stage("a", "test") as staging:
             file = staging.create("x")
             file.truncate(1 << 20)
             file.pwrite(1 << 18, b"x" * 4096)
@@ -247,7 +290,7 @@ class TestNames:
     def test_a_path_that_is_none_is_refused_everywhere(self, datastore: Datastore, path: str) -> None:
         calls: list[Callable[[str], object]] = [
             datastore.open,
-            datastore.stage,
+            lambda bad: datastore.stage(bad, "test"),
             lambda bad: datastore.write_atomic(bad, b""),
             datastore.exists,
             datastore.list,
@@ -260,8 +303,15 @@ class TestNames:
             with pytest.raises(InvalidError, match="path"):
                 call(path)
 
+    @pytest.mark.parametrize("name", ["", ".", "..", "a\0b"])
+    def test_a_name_that_is_none_is_refused(self, datastore: Datastore, name: str) -> None:
+        with pytest.raises(InvalidError):
+            datastore.stage("disks", name)
+        with datastore.stage("disks", "a") as staging, pytest.raises(InvalidError):
+            staging.create(name)
+
     def test_the_root_stays(self, datastore: Datastore) -> None:
-        for call in (datastore.remove_tree, datastore.remove_file, datastore.stage, datastore.open):
+        for call in (datastore.remove_tree, datastore.remove_file, datastore.open):
             with pytest.raises(InvalidError, match="root"):
                 call("")
 
@@ -274,7 +324,7 @@ class TestNames:
             datastore.usage("e")
 
     def test_sweep_leaves_alone_what_is_being_made(self, datastore: Datastore) -> None:
-        with datastore.stage("d/a") as staging:
+        with datastore.stage("d/a", "test") as staging:
             staging.create("x").pwrite(0, b"data")
             assert list(datastore.sweep()) == []
             staging.publish()

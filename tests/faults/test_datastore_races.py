@@ -21,10 +21,11 @@ import sys
 from imgstore.datastores import LocalDatastore
 for number in range(60):
     with LocalDatastore(sys.argv[1]) as datastore:
-        with datastore.stage(f"disks/{sys.argv[2]}-{number}") as staging:
-            staging.create("x").pwrite(0, b"data")
+        name = f"{sys.argv[2]}-{number}"
+        with datastore.stage("disks", name) as staging:
+            staging.create(name).pwrite(0, b"data")
             staging.publish()
-        datastore.write_atomic(f"marks/{sys.argv[2]}-{number}", b"data")
+        datastore.write_atomic(f"marks/{name}", b"data")
 """
 
 SWEEPER = """
@@ -56,7 +57,7 @@ def test_sweeps_take_nothing_from_those_who_publish(tmp_path: Path) -> None:
     with LocalDatastore(tmp_path) as datastore:
         expected = sorted(f"{name}-{number}" for name in ("a", "b") for number in range(60))
         assert datastore.list("disks") == datastore.list("marks") == expected
-        assert all(datastore.read_bytes(f"disks/{name}/x") == b"data" for name in expected)
+        assert all(datastore.read_bytes(f"disks/{name}") == b"data" for name in expected)
         datastore.sweep()
     assert list(tmp_path.glob(".*")) == []
 
@@ -75,9 +76,18 @@ def small(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_file_system_is_told_and_given_back(small: Path) -> None:
     with LocalDatastore(small) as datastore:
         for _ in range(3):
-            with datastore.stage("disks/a") as staging, pytest.raises(NoSpaceError, match="disks/a/x: cannot write"):
+            for length in ((2 << 20) - 1, 2 << 20):  # through the cache, and around it, where another thread writes
+                with datastore.stage("disks", "a") as staging:
+                    file = staging.create("x")
+                    with pytest.raises(NoSpaceError, match="disks/x: cannot "):
+                        file.pwrite(0, bytes(length))
+                        file.fsync()
+            with datastore.stage("disks", "a") as staging:
                 staging.create("x").pwrite(0, bytes(2 << 20))
-        with datastore.stage("disks/a") as staging:
+                with pytest.raises(NoSpaceError, match="disks/a: cannot publish it"):
+                    staging.publish()
+                assert datastore.list("disks") == []
+        with datastore.stage("disks", "a") as staging:
             with staging.create("x") as file:
                 file.pwrite(0, bytes(1 << 19))
             staging.publish()
@@ -89,7 +99,7 @@ def test_a_full_file_system_is_told_and_given_back(small: Path) -> None:
 
 def test_a_file_system_without_inodes_is_told(small: Path) -> None:
     with LocalDatastore(small) as datastore:
-        with datastore.stage("disks/a") as staging, pytest.raises(NoSpaceError, match=r"disks/a/[0-9]+: cannot create it"):
+        with datastore.stage("disks", "a") as staging, pytest.raises(NoSpaceError, match=r"disks/[0-9]+: cannot create it"):
             for number in range(30):
                 staging.create(str(number))
         assert datastore.list("disks") == []

@@ -66,14 +66,14 @@ def test_a_chain_is_a_bytearray(layers: list[list[tuple[str, int, int, int]]], c
     chain = None
     for number, layer in enumerate(layers):
         name = f"d{number}"
-        staging = datastore.stage(f"disks/{name}")
+        staging = datastore.stage("disks", name)
         writer = HostedDiskWriter(
             staging.create(f"{name}.vmdk"),
             capacity=SIZE,
             cid=derive_cid(name),
             extent_name=f"{name}.vmdk",
             parent_cid=None if chain is None else chain.cid,
-            parent_hint=None if chain is None else f"../d{number - 1}/d{number - 1}.vmdk",
+            parent_hint=None if chain is None else f"d{number - 1}.vmdk",
         )
         device = SnapshotDevice(writer, chain, cache_size=cache)
         for operation, offset, length, value in layer:

@@ -47,7 +47,7 @@ def test_the_directory_must_exist_unless_it_is_to_be_made(tmp_path: Path) -> Non
 
 
 def test_published_files_are_read_only_and_staged_ones_private(datastore: LocalDatastore, tmp_path: Path) -> None:
-    staging = datastore.stage("disks/a")
+    staging = datastore.stage("disks", "a")
     closed, opened = staging.create("closed"), staging.create("opened")
     closed.close()
     [part] = (tmp_path / "store/disks").iterdir()
@@ -55,12 +55,12 @@ def test_published_files_are_read_only_and_staged_ones_private(datastore: LocalD
     assert (mode(part), mode(part / "closed")) == (0o700, 0o600)
     staging.publish()
     opened.close()
-    published = tmp_path / "store/disks/a"
+    published = tmp_path / "store/disks"
     assert (mode(published), mode(published / "closed"), mode(published / "opened")) == (0o750, 0o444, 0o444)
 
 
 def test_holes_take_no_space(datastore: LocalDatastore) -> None:
-    with datastore.stage("a") as staging:
+    with datastore.stage("a", "test") as staging:
         file = staging.create("x")
         file.pwrite(1 << 30, b"x" * 4096)
         file.pwrite(1 << 20, b"x" * 4096)
@@ -71,7 +71,7 @@ def test_holes_take_no_space(datastore: LocalDatastore) -> None:
 
 def test_writes_round_the_cache_and_through_it_mix(datastore: LocalDatastore) -> None:
     model = bytearray(3 << 20)
-    with mmap.mmap(-1, 1 << 20) as memory, memoryview(memory) as aligned, datastore.stage("a") as staging:
+    with mmap.mmap(-1, 1 << 20) as memory, memoryview(memory) as aligned, datastore.stage("a", "test") as staging:
         file = staging.create("x")
         for number, (offset, start, length) in enumerate(
             [
@@ -99,7 +99,7 @@ def test_writes_round_the_cache_and_through_it_mix(datastore: LocalDatastore) ->
 
 @pytest.mark.parametrize("target", ["/etc", "..", "real"])
 def test_symbolic_links_are_not_followed(datastore: LocalDatastore, tmp_path: Path, target: str) -> None:
-    with datastore.stage("real") as staging:
+    with datastore.stage("real", "test") as staging:
         staging.create("passwd").pwrite(0, b"x")
         staging.publish()
     (tmp_path / "store/link").symlink_to(target)
@@ -107,7 +107,11 @@ def test_symbolic_links_are_not_followed(datastore: LocalDatastore, tmp_path: Pa
     for path in ("link/passwd", "file"):
         with pytest.raises(NotFoundError, match=path):
             datastore.open(path)
-    for call in (datastore.stage, datastore.remove_file, lambda path: datastore.write_atomic(path, b"")):
+    for call in (
+        datastore.remove_file,
+        lambda path: datastore.write_atomic(path, b""),
+        lambda path: datastore.stage(*path.split("/")),
+    ):
         with pytest.raises(NotFoundError, match="link/passwd"):
             call("link/passwd")
     with pytest.raises(NotFoundError, match="link"):
@@ -173,7 +177,7 @@ def test_what_the_system_says_has_a_kind_and_names_the_file(number: int, kind: t
 
 def test_a_file_that_may_not_grow_is_a_lack_of_space(datastore: LocalDatastore) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with datastore.stage("a") as staging:
+    with datastore.stage("a", "test") as staging:
         file = staging.create("x")
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
         try:
@@ -197,8 +201,8 @@ def leave_behind(directory: Path) -> None:
 import os
 from imgstore.datastores import LocalDatastore
 datastore = LocalDatastore({str(directory)!r})
-datastore.stage("disks/a").create("x").pwrite(0, b"data")
-datastore.stage("b")
+datastore.stage("disks", "a").create("x").pwrite(0, b"data")
+datastore.stage("", "b")
 os._exit(0)
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
@@ -206,7 +210,7 @@ os._exit(0)
 
 def test_sweep_removes_what_the_dead_left(datastore: LocalDatastore, tmp_path: Path) -> None:
     leave_behind(tmp_path / "store")
-    live = datastore.stage("disks/a")
+    live = datastore.stage("disks", "a")
     live.create("x")
     assert len(list((tmp_path / "store").glob(".owner-*.lock"))) == 2
     removed = list(datastore.sweep())
@@ -214,17 +218,17 @@ def test_sweep_removes_what_the_dead_left(datastore: LocalDatastore, tmp_path: P
     assert len(removed) == 2
     assert len(list((tmp_path / "store").glob(".owner-*.lock"))) == 1
     live.publish()
-    assert datastore.list() == ["disks"]
+    assert datastore.list("disks") == ["x"]
     assert list(datastore.sweep()) == []
 
 
 def test_sweep_of_another_process_spares_what_this_one_makes(datastore: LocalDatastore, tmp_path: Path) -> None:
-    live = datastore.stage("disks/a")
+    live = datastore.stage("disks", "a")
     live.create("x").close()
     with LocalDatastore(tmp_path / "store") as other:
         assert list(other.sweep()) == []
     live.publish()
-    assert datastore.list("disks/a") == ["x"]
+    assert datastore.list("disks") == ["x"]
 
 
 def test_sweep_takes_no_name_that_is_not_its_own(datastore: LocalDatastore, tmp_path: Path) -> None:
@@ -233,23 +237,56 @@ def test_sweep_takes_no_name_that_is_not_its_own(datastore: LocalDatastore, tmp_
         (tmp_path / "store" / name).touch()
     (tmp_path / "store/d/link").symlink_to(tmp_path)
     (tmp_path / ".evil.0123-45.part").mkdir()
+    (tmp_path / "store/.owner-0123.lock").touch()
+    (tmp_path / "store/d/.owner-0123.lock").touch()
     assert list(datastore.sweep()) == []
     assert (tmp_path / ".evil.0123-45.part").exists()
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [".a.part", ".hidden", "a.part", "d"]
+    assert sorted(path.name for path in (tmp_path / "store/d").iterdir()) == [".owner-0123.lock", ".x", "link", "note.part"]
 
 
-def test_sweep_removes_what_has_no_owner_at_all(datastore: LocalDatastore, tmp_path: Path) -> None:
+def test_sweep_searches_only_if_an_owner_is_dead(datastore: LocalDatastore, tmp_path: Path) -> None:
     (tmp_path / "store/.a.0123-45.part").mkdir()
     (tmp_path / "store/.b.0123-46.part").touch()
+    with datastore.stage("disks", "a"), LocalDatastore(tmp_path / "store") as other, other.stage("disks", "b"):
+        assert list(datastore.sweep()) == []
+    (tmp_path / "store/.owner-4567.lock").touch()
+    # What has no lock file at all goes with the rest.
     assert sorted(datastore.sweep()) == [".a.0123-45.part", ".b.0123-46.part"]
-    assert list((tmp_path / "store").iterdir()) == []
+    assert [path.name for path in (tmp_path / "store").iterdir() if ".owner" not in path.name] == ["disks"]
+
+
+def test_what_is_open_at_the_close_is_swept_by_the_next(tmp_path: Path) -> None:
+    with LocalDatastore(tmp_path, create=True) as datastore:
+        staging = datastore.stage("disks", "a")
+        file = staging.create("x")
+    with LocalDatastore(tmp_path) as datastore:
+        [swept] = datastore.sweep()
+        assert swept.startswith("disks/.a.")
+        assert [path.name for path in tmp_path.rglob("*")] == ["disks"]
+        with pytest.raises(NotFoundError, match="disks/a: cannot publish it"):
+            staging.publish()
+    staging.discard()
+    with pytest.raises(ValueError, match="disks/x is closed"):
+        file.pread(0, 1)
 
 
 def test_a_datastore_that_is_closed_leaves_no_litter(tmp_path: Path) -> None:
     with LocalDatastore(tmp_path / "store", create=True) as datastore:
         datastore.write_atomic("a", b"")
-    assert [path.name for path in (tmp_path / "store").iterdir()] == ["a"]
-    with pytest.raises(ValueError, match="is closed"):
-        datastore.stage("b")
+        (tmp_path / "store/file").touch()
+        with datastore.stage("disks", "discarded") as staging:
+            staging.create("x")
+        for path in ("disks", "file/x"):
+            with pytest.raises((NotFoundError, AlreadyExistsError)):
+                datastore.write_atomic(path, b"")
+        with pytest.raises(NotFoundError):
+            datastore.stage("file", "x")
+        datastore.remove_tree("disks")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["a", "file"]
+    for call in (datastore.list, datastore.sweep, datastore.usage, lambda: datastore.stage("b", "b")):
+        with pytest.raises(ValueError, match="is closed"):
+            call()
 
 
 def test_no_descriptor_is_lost(datastore: LocalDatastore) -> None:
@@ -257,10 +294,14 @@ def test_no_descriptor_is_lost(datastore: LocalDatastore) -> None:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     def use(number: int) -> None:
-        with datastore.stage(f"disks/{number}") as staging:
+        with datastore.stage(f"disks/{number}", "published") as staging:
             staging.create("x").close()
             staging.publish()
-        with datastore.stage("disks/discarded") as staging:
+        with datastore.stage(f"disks/{number}", "taken") as staging:
+            staging.create("x")
+            with pytest.raises(AlreadyExistsError):
+                staging.publish()
+        with datastore.stage("disks", "discarded") as staging:
             staging.create("x")
         for bad in ("disks/none", "disks", "none/none"):
             with pytest.raises(NotFoundError):

@@ -23,7 +23,7 @@ def datastore() -> MemoryDatastore:
 
 
 def staged(datastore: MemoryDatastore) -> StagedFile:
-    return datastore.stage("disks/a").create("a.vmdk")
+    return datastore.stage("disks", "a").create("a.vmdk")
 
 
 def writer(file: StagedFile, **changes: object) -> HostedDiskWriter:

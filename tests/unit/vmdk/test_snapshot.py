@@ -28,8 +28,8 @@ class RecordedFile:
 
 
 def device(parent: Chain | None = None, *, cache: int = 4 * GRAIN, room: int = 1 << 40) -> tuple[SnapshotDevice, RecordedFile]:
-    file = RecordedFile(MemoryDatastore().stage("disks/a").create("a.vmdk"), room)
-    hint = None if parent is None else "../base/base.vmdk"
+    file = RecordedFile(MemoryDatastore().stage("disks", "a").create("a.vmdk"), room)
+    hint = None if parent is None else "base.vmdk"
     writer = HostedDiskWriter(
         file,  # type: ignore[arg-type]
         capacity=SIZE,
@@ -146,8 +146,10 @@ def test_a_full_datastore_is_told_at_the_write_or_the_flush() -> None:
 
 
 def test_a_file_that_would_pass_two_tebibytes_is_refused() -> None:
-    writer = HostedDiskWriter(MemoryDatastore().stage("disks/a").create("a.vmdk"), capacity=2 << 40, cid=7, extent_name="a.vmdk")
-    with pytest.raises(NoSpaceError, match=f"disks/a/a.vmdk: an extent file holds at most {2 << 40} bytes"):
+    writer = HostedDiskWriter(
+        MemoryDatastore().stage("disks", "a").create("a.vmdk"), capacity=2 << 40, cid=7, extent_name="a.vmdk"
+    )
+    with pytest.raises(NoSpaceError, match=f"disks/a.vmdk: an extent file holds at most {2 << 40} bytes"):
         writer.allocate(0, (2 << 40) // GRAIN)
 
 
