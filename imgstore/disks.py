@@ -20,6 +20,8 @@ from imgstore.vmdk.descriptor import derive_cid
 from imgstore.vmdk.hosted import HostedDiskWriter, open_disk
 from imgstore.vmdk.snapshot import SnapshotDevice
 
+_SCRATCH_FILES = (layout.disk_file(layout.SCRATCH), layout.grain_sums_file(layout.SCRATCH))
+
 
 class Disks:
     """The disks of a store.
@@ -103,9 +105,13 @@ class Disks:
 
     def has_scratch(self) -> bool:
         """Whether the scratch disk is there, and whole as far as `find` looks."""
-        # It has no marker: the sums, which come second, stand for one.
-        disk, sums = _path(layout.disk_file(layout.SCRATCH)), _path(layout.grain_sums_file(layout.SCRATCH))
-        return self._datastore.exists(sums) and self._is_whole(disk, None)
+        sums = _path(layout.grain_sums_file(layout.SCRATCH))
+        return self._datastore.exists(sums) and self._is_whole(_path(layout.disk_file(layout.SCRATCH)), None)
+
+    def mend_scratch(self) -> None:
+        """Makes the scratch disk again if there is a part of it: it has no marker that would say so."""
+        if any(self._datastore.exists(_path(name)) for name in _SCRATCH_FILES):
+            self.make_scratch()
 
     def make_scratch(self) -> None:
         """Makes the scratch disk unless it is there and whole. Its bytes follow from the capacity alone."""
@@ -114,7 +120,7 @@ class Disks:
         with held(self._leases, "scratch"):
             if self.has_scratch():
                 return
-            for name in (layout.disk_file(layout.SCRATCH), layout.grain_sums_file(layout.SCRATCH)):
+            for name in _SCRATCH_FILES:
                 self._remove_file(_path(name))  # damaged
             disk = PreparedDisk.create(self._datastore, layout.SCRATCH, self.capacity, None)
             try:

@@ -545,6 +545,7 @@ class ImageStore:
         known = {row.chain_id for row in self._catalog.layers()} if self._has_catalog() else set()
         for chain_id in set(self._disks.chain_ids()) - known:
             self._disks.remove_unfinished(chain_id)
+        self._disks.mend_scratch()
 
     def _image(self, row: ImageRow, layers: Mapping[str, LayerRow] | None = None) -> Image:
         config = _config_of(row)

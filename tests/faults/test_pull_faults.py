@@ -23,27 +23,28 @@ from tests.tools import need
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 
-# Of the main thread in an undisturbed pull of the three layers, less what depends on its luck: (calls, how many of them are tried).
+# Of one thread in an undisturbed pull of the three layers, less what depends on its luck: (calls, how many of them are tried).
 CALLS = {
     "pwrite64": (90, 9),
     "fsync": (18, 8),
-    "fdatasync": (7, 3),
-    "renameat": (7, 7),
-    "unlink": (10, 5),
-    "unlinkat": (2, 2),
+    "fdatasync": (6, 3),
+    "renameat": (8, 8),
+    "unlink": (9, 4),
+    "unlinkat": (10, 5),
     "mkdirat": (8, 3),
     "ftruncate": (3, 3),
-    "fchmod": (9, 3),
+    "fchmod": (5, 3),
 }
 ERRORS = [
     ("pwrite64", "ENOSPC", 110, 7),
     ("pwrite64", "EIO", 110, 3),
     ("fsync", "EIO", 21, 6),
     ("fdatasync", "EIO", 12, 2),
-    ("renameat", "EIO", 7, 4),
+    ("renameat", "EIO", 8, 5),
     ("mkdirat", "ENOSPC", 8, 3),
     ("ftruncate", "ENOSPC", 4, 2),
-    ("unlink", "EIO", 13, 3),
+    ("unlink", "EIO", 9, 3),
+    ("unlinkat", "EIO", 12, 3),
 ]
 
 
@@ -125,9 +126,11 @@ def test_pull_with_an_error(cli: CommandLine, undisturbed: Path, call: str, erro
         assert done.returncode in ((8, 6) if error == "ENOSPC" else (6,)), done.stderr.decode()
         complaint(done.stderr)
         assert done.stdout == b""
-    if call != "unlink":  # what could not be removed has to wait for the next start
+    if not call.startswith("unlink"):  # what could not be removed has to wait for the next start
         rest = [path for path in litter(cli.store) if not path.startswith("catalog.")]
-        assert rest in ([], [".leases/names"]), "at most the word that the catalog is to be made again"
+        assert [path for path in rest if path != ".leases/names" and not path.startswith(".owner-")] == [], (
+            "at most the word that there is something to mend"
+        )
     assert_recovers(cli, undisturbed)
 
 
@@ -148,7 +151,7 @@ def state(store: Path) -> tuple[list[tuple[str, tuple[str, ...]]], int]:
 
 
 COMMANDS = {
-    "rm": (["rm", "three-layers"], {"unlink": 12, "unlinkat": 5, "renameat": 4, "fsync": 6, "fdatasync": 3}),
+    "rm": (["rm", "three-layers"], {"unlink": 6, "unlinkat": 12, "renameat": 1, "fsync": 12, "fdatasync": 3}),
     "tag": (["tag", "three-layers", "other:1"], {"pwrite64": 4, "unlink": 2, "renameat": 1, "fsync": 2}),
 }
 
