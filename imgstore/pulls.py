@@ -21,6 +21,8 @@ from imgstore import layout
 from imgstore.catalog.catalog import Catalog
 from imgstore.disks import Disks, PreparedDisk, layer_lease
 from imgstore.downloads import CancelledError, Spools
+from imgstore.errors import CorruptError, InvalidError, NoSpaceError, UnsupportedError
+from imgstore.ext4.allocation import FileSystemFullError
 from imgstore.leases import Lease, Leases, wait_for
 from imgstore.markers import LayerMarker
 from imgstore.progress import ProgressEvent, ProgressSink, State
@@ -34,6 +36,11 @@ from registry_client.source import ImageSource
 
 CONCURRENT_DOWNLOADS = 3
 """As many as docker has at once."""
+
+_OF_THE_LAYER = (CorruptError, InvalidError, NoSpaceError, UnsupportedError)
+"""Errors whose message does not say yet in which layer it was; all others come from the source and name what was asked for."""
+
+_LARGER_DISKS = "the disks of a store all have one size, chosen when it is made: imgstore init --disk-size"
 
 _NOTE_SECONDS = 0.2
 """How often those who wait are told how far we are."""
@@ -128,6 +135,10 @@ class LayerPull:
             unpacked = unpack(download.pieces(), disk, layer.diff_id, interrupt=download.cancel)
             if unpacked.changed:
                 chain = disk.device.chain()
+        except _OF_THE_LAYER as error:
+            disk.discard()
+            hint = _LARGER_DISKS if isinstance(error, FileSystemFullError) else error.hint
+            raise type(error)(f"layer {layer.short}: {error}", hint=hint) from error
         except BaseException:
             disk.discard()
             raise
