@@ -17,7 +17,7 @@ from imgstore.ext4.format import format_file_system
 from imgstore.ext4.geometry import Geometry, read_super_block
 from imgstore.ext4.groups import GroupTable
 from imgstore.ext4.journal import journal_blocks
-from imgstore.layout import disk_file, grain_sums_file, image_directory, layer_directory
+from imgstore.layout import DISKS, SCRATCH, disk_file, grain_sums_file, image_directory, layer_marker
 from imgstore.vmdk.grains import HostedHeader, Layout
 
 ROOT = Path(__file__).parents[2]
@@ -126,9 +126,10 @@ def test_every_method_of_the_library_is_in_the_reference() -> None:
 
 def test_the_layout_of_a_store() -> None:
     text = (REFERENCE / "store-layout.md").read_text()
-    chain = f"{layer_directory('sha256:<chain id>')}/"
-    assert f"\n{chain}{disk_file('sha256:<chain id>')} " in text
-    assert f"\n{chain}{grain_sums_file('sha256:<chain id>')} " in text
+    for stem in (SCRATCH, "<chain id>"):
+        assert f"\n{DISKS}/{disk_file(stem)} " in text
+        assert f"\n{DISKS}/{grain_sums_file(stem)} " in text
+    assert f"\n{layer_marker('sha256:<chain id>')} " in text
     assert f"\n{image_directory('sha256:<image id>')}/image.json " in text
     for kind in (markers.StoreMarker, markers.LayerMarker, markers.DiskRecord, markers.ImageMarker, markers.ImageLayer):
         for field in kind.__struct_fields__:
