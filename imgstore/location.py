@@ -25,7 +25,12 @@ _CATALOG_SPACE = 1 << 20
 
 
 def directory_of(location: str) -> Path | None:
-    """The directory of a store, or None for one in memory."""
+    """The directory of a store, or None for one in memory.
+
+    Raises:
+        UnsupportedError: the location has another scheme than ``file``, ``osfs`` or ``mem``.
+        InvalidError: it is empty.
+    """
     scheme, separator, rest = location.partition("://")
     if not separator:
         if not location:
@@ -39,7 +44,11 @@ def directory_of(location: str) -> Path | None:
 
 
 def make_store(directory: Path, disk_size: int) -> None:
-    """Makes the directory a store by its marker: the rest is made when it is needed, so that a crash leaves a store or nothing."""
+    """Makes the directory a store by its marker: the rest is made when it is needed, so that a crash leaves a store or nothing.
+
+    Raises:
+        InvalidError: the directory cannot be made or read, or something else is in it.
+    """
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         strangers = [entry.name for entry in directory.iterdir() if not is_private(entry.name)]
