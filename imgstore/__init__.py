@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, Usage
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from imgstore.images import Removal
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.rebuild import RebuildReport
-    from imgstore.store import HistoryItem, Image, ImageStore, ImageUsage, Layer, PullResult, PullStatus, Usage
+    from imgstore.store import ImageStore
 
 __all__ = [
     "AlreadyExistsError",
@@ -71,13 +72,21 @@ _ELSEWHERE = {
     "FileStatus": "ext4.reader",
     "FileType": "changes",
     "Finding": "check",
+    "HistoryItem": "answers",
+    "Image": "answers",
+    "ImageStore": "store",
+    "ImageUsage": "answers",
+    "Layer": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
+    "PullResult": "answers",
+    "PullStatus": "answers",
     "RebuildReport": "rebuild",
     "Removal": "images",
     "State": "progress",
+    "Usage": "answers",
 }
-"""Modules of the names that are neither an error nor from ``store``."""
+"""Modules of the names that are no error."""
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is there
 
@@ -86,7 +95,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is ther
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        module = _ELSEWHERE.get(name, "errors" if name.endswith("Error") else "store")
+        module = _ELSEWHERE.get(name, "errors")
         value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
         return value
 

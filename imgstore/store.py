@@ -10,33 +10,30 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 from imgstore import gc, layout, markers
-from imgstore.blocks import GRAIN, Bytes
+from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, Usage
+from imgstore.blocks import Bytes
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
 from imgstore.changes import FileType
 from imgstore.check import Finding, check_store
 from imgstore.config import DEFAULT_DISK_SIZE
-from imgstore.datastores.datastore import Datastore, is_private
+from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
 from imgstore.disks import Disks, layer_row
-from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InvalidError, NotFoundError, UnsupportedError
-from imgstore.ext4.format import MAXIMUM_SIZE, MINIMUM_SIZE
+from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InvalidError, NotFoundError
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.images import Images, Removal, familiar, names_of
 from imgstore.layers.tar_writer import write_tar
 from imgstore.leases import FileLeases, Leases, MemoryLeases, held, wait_for
+from imgstore.location import CATALOG, LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State, ignore
 from imgstore.pulls import LayerPull, WantedLayer
 from imgstore.rebuild import RebuildReport, rebuild
@@ -48,124 +45,8 @@ from registry_client.options import Options
 from registry_client.platform import Platform, choose
 from registry_client.source import ImageSource, open_source
 
-_CATALOG = "catalog.sqlite3"
-_CATALOG_SPACE = 1 << 20
-"""Bytes that must be free for SQLite to begin: its log and its index of the log."""
-
-_LEASES = ".leases"
 _NAMES = "names"
 """Lease of who changes which image has which name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer of an image.
-
-    Attributes:
-        chain_id: identifies it with all below it.
-        diff_id: digest of its inflated tar.
-        digest: of the compressed blob, or None where no registry served one.
-        disk: path of its disk, or None when it changes nothing.
-        size: bytes that its disk has on the datastore.
-    """
-
-    chain_id: str
-    diff_id: str
-    digest: str | None
-    disk: str | None
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image of the store.
-
-    Attributes:
-        id: digest of its config.
-        references: its names with a tag, as docker shows them.
-        digests: its names with a digest.
-        size: bytes of the disks of its layers, those that it shares included.
-        layers: lowest first.
-        config: the OCI image configuration.
-    """
-
-    id: str
-    references: tuple[str, ...]
-    digests: tuple[str, ...]
-    created: datetime | None
-    os: str
-    architecture: str
-    variant: str
-    size: int
-    layers: tuple[Layer, ...]
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryItem:
-    """One step of an image's making; ``empty`` if it made no layer, else ``size`` counts the bytes of its disk."""
-
-    created: datetime | None
-    created_by: str
-    size: int
-    comment: str
-    empty: bool
-    chain_id: str | None
-
-
-class PullStatus(enum.Enum):
-    """Whether a pull brought something."""
-
-    DOWNLOADED = "Downloaded newer image"
-    UP_TO_DATE = "Image is up to date"
-
-
-@dataclass(frozen=True, slots=True)
-class PullResult:
-    """What a pull brought.
-
-    Attributes:
-        reference: under what it can be found: the canonical name, or the image id if the source gives none.
-        digest: of what the registry served under the name, or None.
-    """
-
-    reference: str
-    image: Image
-    status: PullStatus
-    digest: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageUsage:
-    """Bytes that the disks of an image take on the datastore; ``shared`` are also other images', ``unique`` are not."""
-
-    id: str
-    references: tuple[str, ...]
-    size: int
-    shared: int
-    unique: int
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Bytes on the datastore.
-
-    Attributes:
-        disks: number of layer disks.
-        disk_bytes: what these take with their markers and checksums, each counted once.
-        staged_bytes: what disks that are being made take, and leftovers of those that were not finished.
-        free_bytes: what is left there, or None if nobody knows.
-        capacity: size of each disk as a guest sees it.
-    """
-
-    images: tuple[ImageUsage, ...]
-    disks: int
-    disk_bytes: int
-    scratch_bytes: int
-    catalog_bytes: int
-    staged_bytes: int
-    free_bytes: int | None
-    capacity: int
 
 
 class ImageStore:
@@ -216,7 +97,7 @@ class ImageStore:
 
     @classmethod
     def _open(cls, location: str, *, disk_size: int | None, exclusive: bool = False) -> Self:
-        directory = _directory_of(location)
+        directory = directory_of(location)
         if directory is None:
             store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), disk_size or DEFAULT_DISK_SIZE, None)
             store.rebuild()
@@ -224,15 +105,15 @@ class ImageStore:
         if not (directory / layout.STORE).exists():
             if disk_size is None:
                 raise NotFoundError(f"{directory}: there is no store", hint="imgstore init makes one")
-            _make_store(directory, disk_size)
+            make_store(directory, disk_size)
         elif exclusive:
             raise AlreadyExistsError(f"{directory}: there is a store already")
         datastore = LocalDatastore(directory)
         try:
             path = f"{directory}/{layout.STORE}"
             marker = markers.decode(markers.StoreMarker, datastore.read_bytes(layout.STORE, markers.LIMIT), path)
-            leases = FileLeases(directory / _LEASES)
-            store = cls(datastore, _open_catalog(directory), leases, marker.disk_size, directory)
+            leases = FileLeases(directory / LEASES)
+            store = cls(datastore, open_catalog(directory), leases, marker.disk_size, directory)
         except BaseException:
             datastore.close()
             raise
@@ -431,7 +312,7 @@ class ImageStore:
         disk_bytes = sum(sizes.values())
         scratch = self._usage(f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}")
         free = None if self._directory is None else shutil.disk_usage(self._directory).free
-        catalog = sum(file.stat().st_size for file in self._directory.glob(f"{_CATALOG}*")) if self._directory else 0
+        catalog = sum(file.stat().st_size for file in self._directory.glob(f"{CATALOG}*")) if self._directory else 0
         return Usage(
             images=tuple(images),
             disks=sum(row.disk is not None for row in layers.values()),
@@ -592,59 +473,6 @@ class ImageStore:
             return self._datastore.usage(path)
         except NotFoundError:
             return 0
-
-
-def check_disk_size(size: int) -> None:
-    """Raises InvalidError unless disks of ``size`` bytes can be made."""
-    if not MINIMUM_SIZE <= size <= MAXIMUM_SIZE or size % GRAIN:
-        nearest = min(max(-(-size // GRAIN) * GRAIN, MINIMUM_SIZE), MAXIMUM_SIZE)
-        raise InvalidError(
-            f"disk size {size}: must be a multiple of {GRAIN} bytes from {MINIMUM_SIZE} to {MAXIMUM_SIZE}",
-            hint=f"the next that can be is {nearest}",
-        )
-
-
-def _directory_of(location: str) -> Path | None:
-    """The directory of a store, or None for one in memory."""
-    scheme, separator, rest = location.partition("://")
-    if not separator:
-        if not location:
-            raise InvalidError("store: its directory has no name")
-        return Path(location).absolute()
-    if scheme == "mem":
-        return None
-    if scheme in ("file", "osfs"):
-        return Path(rest).absolute()
-    raise UnsupportedError(f"{location}: a store is a directory, file://, osfs:// or mem://; {scheme}:// is none of them")
-
-
-def _make_store(directory: Path, disk_size: int) -> None:
-    """Makes the directory a store by its marker: the rest is made when it is needed, so that a crash leaves a store or nothing."""
-    try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        strangers = [entry.name for entry in directory.iterdir() if not is_private(entry.name)]
-    except OSError as error:
-        raise InvalidError(f"{directory}: cannot be a store: {error.strerror}") from error
-    if strangers:
-        raise InvalidError(
-            f"{directory}: is not a store (it has no {layout.STORE}), and not empty: {sorted(strangers)[0]} is in it",
-            hint="name another directory with --store, or with IMGSTORE_STORE",
-        )
-    marker = markers.encode(markers.StoreMarker(str(uuid.uuid4()), disk_size))
-    with LocalDatastore(directory) as datastore:
-        datastore.write_atomic(layout.STORE, marker)
-
-
-def _open_catalog(directory: Path) -> Catalog:
-    """The catalog; one in memory where the file system is too full for SQLite to use a file, so that images can still be removed.
-
-    The file is removed then, since it would not learn of that; it is made again when there is space.
-    """
-    catalog = Catalog(directory / _CATALOG)
-    if shutil.disk_usage(directory).free >= _CATALOG_SPACE:
-        return catalog
-    catalog.discard()
-    return Catalog(None)
 
 
 def _config_of(row: ImageRow) -> ImageConfig:

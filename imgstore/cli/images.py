@@ -13,7 +13,7 @@ from imgstore.cli.failures import do_each
 from imgstore.cli.session import Session
 
 if TYPE_CHECKING:
-    from imgstore.store import HistoryItem, Image
+    from imgstore.answers import HistoryItem, Image
 
 NONE = "<none>"
 CREATED_BY_WIDTH = 45

@@ -14,7 +14,8 @@ from imgstore.cli.session import Session
 from imgstore.progress import ProgressSink, ignore
 
 if TYPE_CHECKING:
-    from imgstore.store import ImageStore, PullResult
+    from imgstore.answers import PullResult
+    from imgstore.store import ImageStore
 
 
 @click.command()
@@ -37,7 +38,7 @@ def pull(session: Session, reference: str, platform: str | None, all_tags: bool,
     A layer that the store has is neither downloaded nor converted again.
     """
     session.kept = "layers that were complete are kept and will not be pulled again"
-    from imgstore.store import PullStatus
+    from imgstore.answers import PullStatus
 
     results: list[PullResult] = []
     with session.open_store() as store:

@@ -14,7 +14,7 @@ from imgstore.cli.images import NONE, short_id
 from imgstore.cli.session import Session
 
 if TYPE_CHECKING:
-    from imgstore.store import Usage
+    from imgstore.answers import Usage
 
 
 @click.command()
