@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -122,6 +123,15 @@ def test_every_method_of_the_library_is_in_the_reference() -> None:
     text = (REFERENCE / "library.md").read_text()
     methods = [name for name in vars(imgstore.ImageStore) if not name.startswith("_") and name != "close"]
     assert methods == [name for name in methods if re.search(rf"\| `(?:ImageStore\.)?{name}\(", text)]
+
+
+def test_the_floors_of_the_architecture() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (floors,) = (each["layers"] for each in project["tool"]["importlinter"]["contracts"] if each["name"] == "Floors")
+    present = {name for floor in floors for name in re.split(r" \| ", floor) if not name.startswith(("(", "_"))}
+    table = (ROOT / "docs/internals/architecture.md").read_text().partition("## Floors")[2].partition("\n## ")[0]
+    shown = {name for row in re.findall(r"^\| [\w ]*\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert present == shown - {"registry_client"}
 
 
 def test_the_layout_of_a_store() -> None:
