@@ -25,8 +25,8 @@ class Interrupted(KeyboardInterrupt):
 def signals_raised() -> Iterator[None]:
     """SIGTERM and SIGHUP raise Interrupted in the main thread while the block runs, and SIGINT raises KeyboardInterrupt.
 
-    Cleaning up can take as long as a silent registry does. Whoever sends a second signal does not want to wait for it: the process
-    ends there and then, as if it were killed, and what it leaves is removed at the next start.
+    Cleaning up takes time: a disk that is being put on stable storage is waited for. Whoever sends a second signal does not want that:
+    the process ends there and then, as if it were killed, and what it leaves is removed at the next start.
 
     A signal that the parent told us to ignore (``nohup``) stays ignored. Only the main thread may enter the block.
     """
