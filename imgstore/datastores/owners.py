@@ -39,7 +39,7 @@ def take_owner(root: int) -> tuple[str, int]:
                 continue
             with contextlib.suppress(OSError):  # for people only, and things are also removed when the file system is full
                 who = {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}
-                os.pwrite(descriptor, json.dumps(who).encode(), 0)
+                os.write(descriptor, json.dumps(who).encode())
             os.fsync(root)  # after a power cut the name alone tells that there is something to sweep
         except OSError as error:
             os.close(descriptor)

@@ -216,7 +216,7 @@ def test_reads_what_mke2fs_makes(tmp_path: Path, features: str) -> None:
     need("mke2fs")
     image = tmp_path / "image"
     options = () if features == "none" else ("-O", features)
-    run("mke2fs", "-q", "-t", "ext4", "-b", "4096", *options, "-d", Path(__file__).parents[2], image, "700M")
+    run("mke2fs", "-q", "-t", "ext4", "-b", "4096", *options, "-d", Path(__file__).parents[2] / "docs", image, "700M")
     with mounted(image, writable=True) as root:
         for number in range(1500):
             (root / f"made-by-the-kernel-{number}").write_bytes(b"%d" % number * 2000)

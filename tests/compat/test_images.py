@@ -38,8 +38,10 @@ SIZES = {
 }
 """Capacity of the disks. QEMU asks each disk of a chain for each grain, so the deepest chain has the smallest disks."""
 
-by_image = pytest.mark.parametrize("name", SIZES)
-by_image_for_umoci = pytest.mark.parametrize("name", sorted(SIZES.keys() - {"beyond-umoci", "gnu-sparse"}))
+ALPINE = pytest.param("alpine", marks=pytest.mark.if_present)
+OTHERS = sorted(SIZES.keys() - {"alpine"})
+by_image = pytest.mark.parametrize("name", [ALPINE, *OTHERS])
+by_image_for_umoci = pytest.mark.parametrize("name", [ALPINE, *sorted({*OTHERS} - {"beyond-umoci", "gnu-sparse"})])
 
 
 @dataclass(frozen=True)
