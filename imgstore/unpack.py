@@ -1,7 +1,7 @@
 """Unpack: a layer blob becomes a committed disk under its chain id.
 
-The blob streams through once: inflated and hashed in one thread, read as tar and applied to the file system in this one, written in a
-third.
+The blob streams through once: inflated in one thread, hashed in a second, read as tar and applied to the file system in this one, and
+written behind it by a fourth.
 """
 
 from __future__ import annotations
