@@ -56,14 +56,15 @@ class Spool:
         self._file: int | None = None
         self._file_end = 0
         self._finished = False
+        self._unread = False
         self._cancelled = False
         self._error: BaseException | None = None
 
     def write(self, piece: bytes) -> None:
-        """Appends a piece, as soon as there is room for it.
+        """Appends a piece, as soon as there is room for it; drops it when nobody will read it.
 
         Raises:
-            CancelledError: nobody will read it.
+            CancelledError: the spool was closed.
             NoSpaceError: the file system of the directory is full.
         """
         with self._changed:
@@ -71,6 +72,8 @@ class Spool:
                 self._changed.wait()
             if self._cancelled:
                 raise CancelledError
+            if self._unread:
+                return
             if self._in_memory <= _MEMORY_LIMIT:
                 self._pieces.append(piece)
                 self._in_memory += len(piece)
@@ -96,30 +99,52 @@ class Spool:
         """The pieces in order, waiting for the writer; once.
 
         Raises:
-            CancelledError: the spool was closed meanwhile.
+            CancelledError: the spool was closed meanwhile, or is not to be read on.
         """
         while (piece := self._take()) is not None:
             yield piece if isinstance(piece, bytes) else self._read_file(*piece)
+
+    def stop_reading(self) -> None:
+        """From now on there is no reader: what is there, and what will still be written, is dropped."""
+        with self._changed:
+            self._unread = True
+            self._drop()
+
+    def outcome(self) -> BaseException | None:
+        """Waits until the writer has finished; what it gave for an end.
+
+        Raises:
+            CancelledError: the spool was closed meanwhile.
+        """
+        with self._changed:
+            while not self._finished and not self._cancelled:
+                self._changed.wait()
+            if self._cancelled:
+                raise CancelledError
+            return self._error
 
     def close(self) -> None:
         """Frees all it holds; the writer is told at its next piece. A second call does nothing."""
         with self._changed:
             self._cancelled = True
-            self._pieces.clear()
-            self._in_memory = 0
-            self._spools.converter_idle = True
-            self._changed.notify_all()
+            self._drop()
             if self._finished:
                 self._close_file()
+
+    def _drop(self) -> None:
+        self._pieces.clear()
+        self._in_memory = 0
+        self._spools.converter_idle = True
+        self._changed.notify_all()
 
     def _take(self) -> bytes | tuple[int, int] | None:
         """The next piece, or None at the end."""
         with self._changed:
-            while not self._pieces and not self._finished and not self._cancelled:
+            while not self._pieces and not self._finished and not self._unread and not self._cancelled:
                 self._spools.converter_idle = True
                 self._changed.notify_all()
                 self._changed.wait()
-            if self._cancelled:
+            if self._unread or self._cancelled:
                 raise CancelledError
             if not self._pieces:
                 self._spools.converter_idle = True

@@ -21,7 +21,7 @@ from imgstore import layout
 from imgstore.catalog.catalog import Catalog
 from imgstore.disks import Disks, PreparedDisk, layer_lease
 from imgstore.downloads import CancelledError, Spools
-from imgstore.errors import CorruptError, InvalidError, NoSpaceError, UnsupportedError
+from imgstore.errors import CorruptError, ImgstoreError, InvalidError, NoSpaceError, UnsupportedError
 from imgstore.ext4.allocation import FileSystemFullError
 from imgstore.leases import Lease, Leases, wait_for
 from imgstore.markers import LayerMarker
@@ -132,13 +132,14 @@ class LayerPull:
             return self._disks.open_child(chain, found)
         disk = self._disks.prepare(layer.chain_id, chain)
         try:
-            unpacked = unpack(download.pieces(), disk, layer.diff_id, interrupt=download.cancel)
+            unpacked = unpack(download.pieces(), disk, layer.diff_id, interrupt=download.stop_reading)
             if unpacked.changed:
                 chain = disk.device.chain()
         except _OF_THE_LAYER as error:
             disk.discard()
-            hint = _LARGER_DISKS if isinstance(error, FileSystemFullError) else error.hint
-            raise type(error)(f"layer {layer.short}: {error}", hint=hint) from error
+            cause = error if isinstance(error, NoSpaceError) else download.cause_of(error)
+            hint = _LARGER_DISKS if isinstance(cause, FileSystemFullError) else cause.hint
+            raise type(cause)(f"layer {layer.short}: {cause}", hint=hint) from error
         except BaseException:
             disk.discard()
             raise
@@ -203,11 +204,22 @@ class _Download:
         self._converting = True
         done = 0
         self._tell(State.CONVERTING, done)
-        with contextlib.closing(self._spool):
+        try:
             for piece in self._spool:
                 yield piece
                 done += len(piece)
                 self._tell(State.CONVERTING, done)
+        finally:
+            self._spool.stop_reading()
+
+    def stop_reading(self) -> None:
+        """The layer is no good: the rest of it is received and dropped. Makes a reader that waits for its next piece end."""
+        self._spool.stop_reading()
+
+    def cause_of(self, error: ImgstoreError) -> ImgstoreError:
+        """Why the blob made no sense: receives the rest of it, since one that was damaged on its way is to be called that."""
+        outcome = self._spool.outcome()
+        return outcome if isinstance(outcome, CorruptError) else error
 
     def release(self) -> None:
         """Lets others have the layer."""

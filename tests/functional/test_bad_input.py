@@ -232,6 +232,15 @@ class TestBlobs:
         assert litter(cli.store) == []
         pull_heals(cli, f"{registry.host}/{app}:1")
 
+    def test_damage_that_is_met_before_the_end_of_the_blob(self, cli: CommandLine, registry: Registry, app: str) -> None:
+        """A blob that makes no sense because it was damaged on its way is called damaged, not malformed."""
+        image = registry.add_image(app, "1", [make_tar({"large": random.Random(6).randbytes(2 << 20)})])
+        registry.inject(f"/{app}/blobs/{image.layer_digests[0]}", Fault(damage_at=2))
+        line = cli.fails(7, "pull", f"{registry.host}/{app}:1")
+        assert "have digest" in line and image.layer_digests[0] in line
+        cli.assert_empty()
+        pull_heals(cli, f"{registry.host}/{app}:1")
+
     def test_wrong_diff_id(self, cli: CommandLine, registry: Registry, app: str) -> None:
         diff_ids = [digest_of(b"another"), digest_of(LAYERS[1])]
         registry.add_image(app, "1", LAYERS, config={"rootfs": {"type": "layers", "diff_ids": diff_ids}})
