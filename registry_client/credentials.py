@@ -38,14 +38,16 @@ class Credential:
         username: may hold any character but ``:``.
         password: any text.
         identity_token: a refresh token in the place of a password.
+        registry_token: a bearer token that is ready to be sent.
     """
 
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
 
     def __bool__(self) -> bool:
-        return bool(self.username or self.password or self.identity_token)
+        return bool(self.username or self.password or self.identity_token or self.registry_token)
 
     @property
     def basic(self) -> str:
@@ -56,7 +58,9 @@ class Credential:
 ANONYMOUS = Credential()
 
 
-def find_credential(registry: str, repository: str, environment: Mapping[str, str] = os.environ) -> Credential:
+def find_credential(
+    registry: str, repository: str, environment: Mapping[str, str] = os.environ, authfile: Path | None = None
+) -> Credential:
     """The credential for a repository, from the first file that has one.
 
     The order: ``$REGISTRY_AUTH_FILE``; ``containers/auth.json`` below ``$XDG_RUNTIME_DIR``, then below ``$XDG_CONFIG_HOME``;

@@ -306,7 +306,7 @@ def test_cancel_ends_a_stream_that_waits(registry: Registry, image: BuiltImage) 
 
 
 def test_cancel_ends_the_wait_for_the_next_try(registry: Registry, image: BuiltImage) -> None:
-    registry.inject(layer_of(image), Fault(status=503, headers={"Retry-After": "60"}))
+    registry.inject(layer_of(image), Fault(status=503, headers={"Retry-After": "50"}))
     streams: list[BlobStream] = []
     options = replace(QUICK, on_retry=lambda message, delay: threading.Timer(0.05, streams[0].cancel).start())
     with closing(open_source(f"{registry.host}/app:1", options)) as source:
