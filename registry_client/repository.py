@@ -14,7 +14,7 @@ import requests
 
 from registry_client.answers import status_error
 from registry_client.auth import Authorizer, denial
-from registry_client.credentials import find_credential
+from registry_client.credentials import Credential, find_credential
 from registry_client.endpoint import Endpoint
 from registry_client.errors import (
     DeniedError,
@@ -47,6 +47,7 @@ class Action(enum.Enum):
     PULL = "pull"
     PUSH = "pull,push"
     DELETE = "delete"
+    LOGIN = ""
 
     @property
     def verb(self) -> str:
@@ -89,13 +90,20 @@ class RemoteRepository:
         name: registry and repository, as the user calls them.
     """
 
-    def __init__(self, endpoint: Endpoint, name: str, connections: Connections, options: Options) -> None:
-        """Sends nothing yet."""
+    def __init__(
+        self, endpoint: Endpoint, name: str, connections: Connections, options: Options, credential: Credential | None = None
+    ) -> None:
+        """Sends nothing yet.
+
+        Args:
+            credential: instead of the one in the options, or in files.
+        """
         self.endpoint = endpoint
         self.server = connections.server(endpoint)
         self.name = name
         self._options = options
         self._retry = options.retry.for_mirror() if endpoint.is_mirror else options.retry
+        self._credential = credential
         self._found: Authorizer | None = None
 
     def request(
@@ -192,6 +200,8 @@ class RemoteRepository:
         return body
 
     def _scopes(self, action: Action, mount_from: str | None) -> tuple[str, ...]:
+        if action is Action.LOGIN:
+            return ()
         scopes = (f"repository:{self.endpoint.repository}:{action.value}",)
         return scopes if mount_from is None else (*scopes, f"repository:{mount_from}:pull")
 
@@ -220,10 +230,11 @@ class RemoteRepository:
     def _authorizer(self) -> Authorizer:
         if self._found is None:
             endpoint, options = self.endpoint, self._options
+            credential = self._credential
             # A credential that was given is for the registry of the reference; a mirror is another one.
-            if options.credential is not None and not endpoint.is_mirror:
+            if credential is None and not endpoint.is_mirror:
                 credential = options.credential
-            else:
+            if credential is None:
                 credential = find_credential(endpoint.registry, endpoint.repository, authfile=options.authfile)
             self._found = self.server.authorizer(credential)
         return self._found
@@ -241,6 +252,8 @@ class RemoteRepository:
         return error
 
     def _denied(self, error: DeniedError, action: Action, words: str) -> RegistryError:
+        if action is Action.LOGIN:
+            return error.like(words)
         return error.like(denial(action.verb, self.name, self._authorizer().credential, words))
 
 

@@ -135,6 +135,12 @@ class RegistrySource:
         self._client.close()
 
 
+def is_registry_name(text: str) -> bool:
+    """Whether `open_source` takes the text for the name of an image in a registry."""
+    transport, colon, _ = text.partition(":")
+    return not colon or transport not in _KINDS
+
+
 def open_source(text: str, options: Options | None = None, connections: Connections | None = None) -> ImageSource:
     """Opens what the text names.
 
@@ -159,8 +165,8 @@ def open_source(text: str, options: Options | None = None, connections: Connecti
         MalformedError: a broken layout or archive.
     """
     options = options or Options()
-    transport, colon, rest = text.partition(":")
-    if not colon or transport not in _KINDS:
+    transport, _, rest = text.partition(":")
+    if is_registry_name(text):
         return RegistrySource(Reference.parse(text.removeprefix("docker://")), options, connections)
     file, _, selector = rest.partition(":")
     if not file:
