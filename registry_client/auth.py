@@ -19,8 +19,9 @@ import requests
 from registry_client.answers import status_error
 from registry_client.credentials import Credential
 from registry_client.errors import DeniedError, MalformedError, RegistryError
+from registry_client.hosts import is_loopback
 from registry_client.strict_json import parse_object
-from registry_client.transport import Transport, describe, is_loopback, read_body
+from registry_client.transport import Transport, describe, read_body
 
 TOKEN_SIZE_MAX = 1 << 20
 LIFETIME_DEFAULT = 60.0  # seconds, where the answer has no expires_in (token specification)

@@ -33,12 +33,13 @@ from registry_client.errors import (
     UnavailableError,
     UnreachableError,
 )
+from registry_client.hosts import is_loopback
 from registry_client.image import Document
 from registry_client.manifest import Descriptor
 from registry_client.options import Options
 from registry_client.reference import DEFAULT_REGISTRY, is_tag
 from registry_client.strict_json import SIZE_MAX, parse_object
-from registry_client.transport import Transport, is_loopback, origin, read_body, read_raw
+from registry_client.transport import Transport, origin, read_body, read_raw
 
 DOCKER_HUB_HOST = "registry-1.docker.io"
 PAGE_SIZE = 1000  # the most that Amazon's registry takes

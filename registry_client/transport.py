@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import http.cookiejar
-import ipaddress
 import os
 import socket
 import ssl
@@ -34,6 +33,7 @@ from registry_client.errors import (
     UnknownHostError,
     UnreachableError,
 )
+from registry_client.hosts import is_loopback
 from registry_client.options import Options
 
 REDIRECTS_MAX = 5
@@ -140,16 +140,6 @@ def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or {"https": 443}.get(parts.scheme, 80)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the host as it was typed is this machine: ``localhost``, ``127.0.0.0/8``, ``::1``. Never asks a resolver."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def read_body(response: requests.Response, size_max: int, what: str) -> bytes:
