@@ -20,7 +20,7 @@ from dataclasses import replace
 from registry_client import hosts_toml, registries_conf
 from registry_client.certs_d import find_certificates, read_certificates
 from registry_client.endpoint import HTTP, HTTPS, Endpoint, TlsSettings
-from registry_client.errors import DeniedError, InvalidError, InvalidReferenceError
+from registry_client.errors import DeniedError, InvalidError, InvalidReferenceError, MalformedError
 from registry_client.host_patterns import HostPattern
 from registry_client.hosts import is_loopback, locate_registry, name_registry, parse_host, same_host
 from registry_client.options import Options, RegistryOptions
@@ -141,9 +141,15 @@ class _Router:
 
     def _follow_registries_conf(self, configured: ConfiguredRegistry, name: str, by_digest: bool) -> Iterator[Endpoint]:
         for mirror in configured.mirrors:
-            if mirror.by_digest or not by_digest:
+            if by_digest and not mirror.by_digest:
+                continue
+            try:
                 host, repository = configured.rewrite(name, mirror.location)
-                yield replace(self.reach(host, repository, insecure=mirror.insecure), serves_tags=mirror.by_tag)
+            except MalformedError:
+                if by_digest or mirror.by_tag:
+                    raise
+                continue  # podman would not have looked at it: it is for digests alone
+            yield replace(self.reach(host, repository, insecure=mirror.insecure), serves_tags=mirror.by_tag)
         host, repository = configured.rewrite(name, configured.location)
         # Where nothing is rewritten, the text that was typed stands: credentials are looked up for it.
         host = self.registry if same_host(host, self.registry) else host
@@ -167,7 +173,7 @@ class _Router:
             namespace=None if is_registry else name_registry(self.registry),
             headers=configured.headers,
             connect_timeout=configured.connect_timeout,
-            serves_tags="resolve" in configured.capabilities,
+            serves_tags=configured.capabilities >= {"pull", "resolve"},  # containerd asks none to name what it may not give
             serves_digests="pull" in configured.capabilities,
         )
 
