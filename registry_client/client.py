@@ -51,13 +51,20 @@ class RepositoryClient:
     """
 
     def __init__(
-        self, registry: str, repository: str, options: Options | None = None, connections: Connections | None = None
+        self,
+        registry: str,
+        repository: str,
+        options: Options | None = None,
+        connections: Connections | None = None,
+        *,
+        by_digest: bool = False,
     ) -> None:
         """Reads configuration; sends nothing yet.
 
         Args:
             registry: as in a Reference: ``docker.io``, ``host:port``.
             connections: to share; None: its own, which `close` closes.
+            by_digest: what is wanted is named by a digest: mirrors that are for tags alone are left out.
 
         Raises:
             DeniedError: a policy forbids this registry.
@@ -66,7 +73,7 @@ class RepositoryClient:
         options = options or Options()
         self.name = f"{registry}/{repository}"
         self._options = options
-        endpoints = find_endpoints(registry, repository, options)
+        endpoints = find_endpoints(registry, repository, options, by_digest=by_digest)
         primary = find_primary(registry, repository, options)
         self._own_connections = Connections(options) if connections is None else None
         shared = connections or self._own_connections or Connections(options)
@@ -77,7 +84,8 @@ class RepositoryClient:
     @classmethod
     def of(cls, reference: Reference, options: Options | None = None, connections: Connections | None = None) -> Self:
         """The client for the repository of a reference."""
-        return cls(reference.registry, reference.repository, options, connections)
+        by_digest = reference.digest is not None
+        return cls(reference.registry, reference.repository, options, connections, by_digest=by_digest)
 
     def manifest(self, tag_or_digest: str, what: str | None = None) -> Document:
         """The manifest or index of a tag or digest, as it came; checked against the digest.

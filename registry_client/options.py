@@ -48,12 +48,13 @@ class Places:
         home = Path(environment.get("HOME") or "/")
         configuration = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
         containers, system = configuration / "containers", Path("/etc/containers")
+        user, drop_ins = containers / "registries.conf", (system / "registries.conf.d", containers / "registries.conf.d")
         if chosen := environment.get("CONTAINERS_REGISTRIES_CONF"):
-            registries_conf: tuple[Path, ...] = (Path(chosen),)
+            registries_conf: tuple[Path, ...] = (Path(chosen), *drop_ins)
+        elif user.exists():
+            registries_conf = (user, drop_ins[1])  # then none of the system's, as in containers/image
         else:
-            user, machine = containers / "registries.conf", system / "registries.conf"
-            main = user if user.exists() else machine
-            registries_conf = (main, system / "registries.conf.d", containers / "registries.conf.d")
+            registries_conf = (system / "registries.conf", *drop_ins)
         return cls(
             registries_conf=registries_conf,
             certs_d=(containers / "certs.d", system / "certs.d", Path("/etc/docker/certs.d")),

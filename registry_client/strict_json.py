@@ -141,7 +141,7 @@ class Fields:
 
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return "missing" if value is None else names[type(value)]
+    return "missing" if value is None else names.get(type(value), "a date")  # TOML has dates and times
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

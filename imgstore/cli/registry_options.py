@@ -21,6 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 CREDENTIALS_VARIABLE = "IMGSTORE_CREDS"
 _CONFIG_SIZE_MAX = 1 << 20
+_TABLES = frozenset({"policy", "registry"})
 
 
 def registry_options(command: Command) -> Command:
@@ -127,10 +128,9 @@ def _path(text: str | None, option: str) -> Path | None:
 
 
 def _configuration(environment: Mapping[str, str]) -> tuple[Mapping[str, RegistryOptions], Policy]:
-    from registry_client.registry_table import parse_registry_table
-
     from imgstore.registries import translated
     from registry_client.options import Policy
+    from registry_client.registry_table import parse_registry_table
 
     places = config.config_files(environment)
     for place in places:
@@ -155,6 +155,9 @@ def _decode(data: bytes, path: Path) -> dict[str, Any]:
     if len(data) > _CONFIG_SIZE_MAX:
         raise InvalidError(f"{path}: more than {_CONFIG_SIZE_MAX} bytes")
     try:
-        return tomllib.loads(data.decode())
+        tables = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidError(f"{path}: {error}") from None
+    if unknown := sorted(tables.keys() - _TABLES):
+        raise InvalidError(f"{path}: unknown table {unknown[0]!r}; there are: {', '.join(sorted(_TABLES))}")
+    return tables
