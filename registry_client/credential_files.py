@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,6 +141,8 @@ def update_auths(path: Path, change: Callable[[dict[str, Any]], bool]) -> bool:
         RegistryError: cannot be written.
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise InvalidError(f"{path}: not a regular file")  # a rename would put one in the place of /dev/null
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(target):
@@ -198,15 +199,11 @@ def _locked(target: Path) -> Iterator[None]:
 
 def _read_target(target: Path) -> tuple[bytes, os.stat_result | None]:
     try:
-        fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return b"", None
     with os.fdopen(fd, "rb") as file:
-        status = os.fstat(fd)
-        # A rename would put a file in the place of /dev/null.
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidError(f"{target}: not a regular file")
-        return file.read(FILE_SIZE_MAX + 1), status
+        return file.read(FILE_SIZE_MAX + 1), os.fstat(fd)
 
 
 def _format(document: dict[str, Any], old: bytes) -> bytes:

@@ -47,11 +47,10 @@ def canonical_key(key: str) -> str:
 
 
 def matching_keys(registry: str, repository: str) -> Iterator[str]:
-    """The canonical keys that cover a repository, the most specific first: ``host/team/app``, ``host/team``, ``host``."""
-    host = canonical_key(registry)
+    """The keys that cover a repository, the most specific first: ``host/team/app``, ``host/team``, ``host``; the host as given."""
     parts = repository.split("/") if repository else []
     for length in range(len(parts), -1, -1):
-        yield "/".join([host, *parts[:length]])
+        yield "/".join([registry, *parts[:length]])
 
 
 def _bare(key: str) -> str:
