@@ -232,7 +232,9 @@ def denial(action: str, name: str, credential: Credential, said: str) -> str:
     """
     if not credential:
         return f"{action} access denied for {name}, repository does not exist or may require 'docker login': {said}"
-    account = f"account {credential.username!r}" if credential.username else "the account of the identity token"
+    account = f"account {credential.username!r}" if credential.username else "the account of the token"
+    if credential.origin:
+        account += f" (from {credential.origin})"
     return f"{action} access denied for {name}: {account} is not accepted or may not {action}: {said}"
 
 

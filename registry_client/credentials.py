@@ -106,7 +106,7 @@ def store_credential(
         RegistryError: the file cannot be written.
     """
     key = written_key(registry)
-    _check(credential)
+    check_credential(credential)
     path = _written_file(authfile, environment)
     file = read_credential_file(path, named=True)
     helper = _helper_for(file, key, environment)
@@ -262,7 +262,7 @@ def _put(auths: dict[str, Any], key: str, entry: dict[str, str]) -> bool:
     return changed
 
 
-def _check(credential: Credential) -> None:
+def check_credential(credential: Credential) -> None:
     """Refuses what cannot be kept so that it comes back as it is."""
     username = credential.username
     if not credential:

@@ -5,8 +5,8 @@ Source: docker/cli ``command/registry/login.go``, moby ``registry/auth.go``: a G
 
 from __future__ import annotations
 
-from registry_client.credentials import Credential
-from registry_client.errors import DeniedError, InvalidError, NotFoundError
+from registry_client.credentials import Credential, check_credential
+from registry_client.errors import DeniedError, NotFoundError
 from registry_client.options import Options
 from registry_client.repository import Action, RemoteRepository
 from registry_client.routes import find_primary
@@ -27,11 +27,10 @@ def check_login(registry: str, credential: Credential, options: Options) -> Cred
     Raises:
         DeniedError: it does not take it, or a policy forbids the registry.
         NotFoundError: no registry is there.
-        InvalidError: a user name with ``:``, which Basic cannot say (RFC 7617 §2).
+        InvalidError: a user name or password that cannot be sent, or not kept.
         UnavailableError: it does not answer.
     """
-    if ":" in credential.username:
-        raise InvalidError(f"user name {credential.username!r}: a colon cannot be in it")
+    check_credential(credential)
     endpoint = find_primary(registry, "", options)
     with Connections(options) as connections:
         repository = RemoteRepository(endpoint, registry, connections, options, credential)
