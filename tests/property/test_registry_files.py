@@ -22,7 +22,17 @@ from registry_client.registry_table import parse_registry_table
 from registry_client.routes import find_endpoints, tls_settings
 
 PATH = Path("/etc/file")
-LOCATIONS = ["r.io", "r.io:5000", "*.io", "r.io/team", "docker.io", "docker.io/library", "m.io:5000/x", "[::1]:5000", "10.0.0.0/8"]
+LOCATIONS = [
+    "r.io",
+    "r.io:5000",
+    "*.io",
+    "r.io/team",
+    "docker.io",
+    "docker.io/library",
+    "m.io:5000/x",
+    "[::1]:5000",
+    "10.0.0.0/8",
+]
 URLS = ["http://r.io", "https://m.io/a/../b", "/v2", "a/b/c", "@", "../..", ":443"]
 WORDS = ["pull", "resolve", "digest-only", "tag-only", "all", "3s", "1h"]
 TEXTS = st.sampled_from([*LOCATIONS, *URLS, *WORDS])
