@@ -1,4 +1,6 @@
-"""Where a store is, and the defaults. Pure: the environment comes in as a mapping, and only ``imgstore.cli`` reads the real one."""
+"""Where a store and the configuration are, and the defaults.
+
+Pure: the environment comes in as a mapping, and only ``imgstore.cli`` reads the real one."""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ DEFAULT_DISK_SIZE = 32 << 30
 """Capacity of every disk of a new store, in bytes; it costs nothing until it is used."""
 
 STORE_VARIABLE = "IMGSTORE_STORE"
+CONFIG_VARIABLE = "IMGSTORE_CONFIG"
+SYSTEM_CONFIG = "/etc/imgstore/config.toml"
 SYSTEM_STORE = "/var/lib/imgstore"
 
 
@@ -38,6 +42,20 @@ def store_location(environment: Mapping[str, str], *, is_root: bool) -> str:
             hint=f"name a directory with --store DIR or {STORE_VARIABLE}",
         )
     return posixpath.join(home, ".local/share/imgstore")
+
+
+def config_files(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the places of the configuration file, of which the first that is there counts.
+
+    ``IMGSTORE_CONFIG`` alone, if it is set: then it must be there. Else ``$XDG_CONFIG_HOME/imgstore/config.toml``, or
+    ``$HOME/.config/imgstore/config.toml``, then ``/etc/imgstore/config.toml``.
+    """
+    if chosen := environment.get(CONFIG_VARIABLE):
+        return (chosen,)
+    config_home = environment.get("XDG_CONFIG_HOME", "")
+    if not posixpath.isabs(config_home):
+        config_home = posixpath.join(environment.get("HOME") or "/", ".config")
+    return (posixpath.join(config_home, "imgstore/config.toml"), SYSTEM_CONFIG)
 
 
 def absolute_location(location: str, *, directory: str) -> str:

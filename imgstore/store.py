@@ -14,6 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -39,10 +40,12 @@ from imgstore.pulls import LayerPull, WantedLayer
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.registries import translated
 from imgstore.vmdk.chain import Chain
+from registry_client.credentials import Credential
 from registry_client.digest import Digest
 from registry_client.image_config import ImageConfig, parse_image_config
 from registry_client.options import Options
 from registry_client.platform import Platform, choose
+from registry_client.server import Connections
 from registry_client.source import ImageSource, open_source
 
 _NAMES = "names"
@@ -55,21 +58,32 @@ class ImageStore:
     Methods raise ImgstoreErrors only; which kinds mean what is in ``docs/reference/errors.md``. They may be called from several threads.
     """
 
-    def __init__(self, datastore: Datastore, catalog: Catalog, leases: Leases, disk_size: int, directory: Path | None) -> None:
+    def __init__(
+        self,
+        datastore: Datastore,
+        catalog: Catalog,
+        leases: Leases,
+        disk_size: int,
+        directory: Path | None,
+        registries: Options,
+    ) -> None:
         self._datastore = datastore
         self._catalog = catalog
         self._leases = leases
         self._directory = directory
         self._disks = Disks(datastore, leases, disk_size)
         self._images = Images(datastore, catalog)
+        self._registries = registries
+        self._connections = Connections(registries)
 
     @classmethod
-    def open(cls, location: str, *, create: bool = True) -> Self:
+    def open(cls, location: str, *, create: bool = True, registries: Options | None = None) -> Self:
         """Opens the store at ``location``.
 
         Args:
             location: a directory, ``file://`` or ``osfs://`` with one, or ``mem://`` for a store that vanishes with this object.
             create: make it, with the default disk size, if there is none; the directory must be missing or empty then.
+            registries: how to reach registries; None: as the files of docker, podman and containerd say.
 
         What processes that were killed left behind is removed, and the catalog is made again from the datastore if they could have
         left it behind that, or if it is missing, of another version, or no catalog at all.
@@ -79,7 +93,7 @@ class ImageStore:
             InvalidError: the directory holds something else.
             UnsupportedError: a newer imgstore made it, or no datastore of ours is reached that way.
         """
-        return cls._open(location, disk_size=DEFAULT_DISK_SIZE if create else None)
+        return cls._open(location, disk_size=DEFAULT_DISK_SIZE if create else None, registries=registries)
 
     @classmethod
     def create(cls, location: str, *, disk_size: int = DEFAULT_DISK_SIZE) -> Self:
@@ -96,10 +110,11 @@ class ImageStore:
         return cls._open(location, disk_size=disk_size, exclusive=True)
 
     @classmethod
-    def _open(cls, location: str, *, disk_size: int | None, exclusive: bool = False) -> Self:
+    def _open(cls, location: str, *, disk_size: int | None, exclusive: bool = False, registries: Options | None = None) -> Self:
+        options = registries or Options()
         directory = directory_of(location)
         if directory is None:
-            store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), disk_size or DEFAULT_DISK_SIZE, None)
+            store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), disk_size or DEFAULT_DISK_SIZE, None, options)
             store.rebuild()
             return store
         if not (directory / layout.STORE).exists():
@@ -113,7 +128,7 @@ class ImageStore:
             path = f"{directory}/{layout.STORE}"
             marker = markers.decode(markers.StoreMarker, datastore.read_bytes(layout.STORE, markers.LIMIT), path)
             leases = FileLeases(directory / LEASES)
-            store = cls(datastore, open_catalog(directory), leases, marker.disk_size, directory)
+            store = cls(datastore, open_catalog(directory), leases, marker.disk_size, directory, options)
         except BaseException:
             datastore.close()
             raise
@@ -128,6 +143,7 @@ class ImageStore:
 
     def close(self) -> None:
         """Gives everything back. The store is unusable afterwards; a second call does nothing."""
+        self._connections.close()
         self._catalog.close()
         self._datastore.close()
 
@@ -137,7 +153,14 @@ class ImageStore:
     def __exit__(self, *rest: object) -> None:
         self.close()
 
-    def pull(self, reference: str, *, platform: str | None = None, progress: ProgressSink = ignore) -> PullResult:
+    def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        credential: Credential | None = None,
+        progress: ProgressSink = ignore,
+    ) -> PullResult:
         """Brings an image into the store, and gives it its name.
 
         Layers that are there already are not fetched; an image that is there costs one request. What other pulls, in this process or
@@ -147,6 +170,7 @@ class ImageStore:
         Args:
             reference: ``alpine``, ``docker://host/name:tag``, ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE``.
             platform: ``os/arch[/variant]``; None: Linux on this machine's architecture.
+            credential: for the registry of the reference; None: what the store's options or the files of docker and podman have.
             progress: told what happens; called from several threads.
 
         Raises:
@@ -156,14 +180,19 @@ class ImageStore:
         """
         with contextlib.ExitStack() as stack, translated():
             wanted = None if platform is None else Platform.parse(platform)
-            source = open_source(reference, self._options(progress))
+            source = open_source(reference, self._options(progress, credential), self._connections)
             stack.callback(source.close)
             progress(ProgressEvent("", message=f"Pulling {source.name}"))
             with self._mended():
                 return self._pull(source, wanted, progress)
 
     def pull_all_tags(
-        self, reference: str, *, platform: str | None = None, progress: ProgressSink = ignore
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        credential: Credential | None = None,
+        progress: ProgressSink = ignore,
     ) -> Iterator[PullResult]:
         """Pulls every tag of a repository, one after the other; signatures and the like, which are no images, are left out.
 
@@ -172,7 +201,7 @@ class ImageStore:
             Otherwise what `pull` raises; what came before stays.
         """
         with contextlib.ExitStack() as stack, translated():
-            source = open_source(reference, self._options(progress))
+            source = open_source(reference, self._options(progress, credential), self._connections)
             stack.callback(source.close)
             if source.reference is None or reference.startswith(("oci", "docker-archive")):
                 raise InvalidError(f"{reference}: all tags can be pulled from a registry only")
@@ -181,7 +210,7 @@ class ImageStore:
                 raise InvalidError(f"{reference}: tag can't be used with --all-tags/-a")
             tags = source.tags()
         for tag in tags:
-            yield self.pull(str(repository.with_tag(tag)), platform=platform, progress=progress)
+            yield self.pull(str(repository.with_tag(tag)), platform=platform, credential=credential, progress=progress)
 
     def images(self) -> list[Image]:
         """All images, newest first."""
@@ -397,11 +426,20 @@ class ImageStore:
             return None
         return PullResult(row.name, self._image(image), PullStatus.UP_TO_DATE, row.digest)
 
-    def _options(self, progress: ProgressSink) -> Options:
+    def _options(self, progress: ProgressSink, credential: Credential | None) -> Options:
         def on_retry(message: str, delay: float) -> None:
             progress(ProgressEvent("", State.RETRYING, message=f"{message}; trying again in {delay:.0f} s"))
 
-        return Options(on_retry=on_retry, spool_directory=self._directory)
+        def on_fallback(message: str) -> None:
+            progress(ProgressEvent("", State.RETRYING, message=message))
+
+        return replace(
+            self._registries,
+            credential=credential or self._registries.credential,
+            on_retry=on_retry,
+            on_fallback=on_fallback,
+            spool_directory=self._directory,
+        )
 
     @contextlib.contextmanager
     def _mended(self) -> Iterator[None]:

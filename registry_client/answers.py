@@ -35,7 +35,7 @@ def status_error(response: requests.Response, url: str, subject: str) -> Registr
         url: where the answer came from.
         subject: what was asked for: ``manifest for alpine:3.10``.
     """
-    request = describe("GET", url)
+    request = describe(response.request.method or "GET", url)
     status = response.status_code
     errors, words = _read_errors(response, request)
     codes = tuple(code for code, _ in errors)

@@ -6,22 +6,21 @@ A realm is given by the registry, so it is checked before anything is sent to it
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode, urlsplit
 
 import requests
 
 from registry_client.answers import status_error
 from registry_client.credentials import Credential
-from registry_client.errors import DeniedError, MalformedError, RegistryError
-from registry_client.hosts import is_loopback
+from registry_client.errors import DeniedError, MalformedError, NotFoundError, RegistryError, UnavailableError
+from registry_client.hosts import is_internal, is_loopback
 from registry_client.strict_json import parse_object
-from registry_client.transport import Transport, describe, read_body
+from registry_client.transport import Reach, Transport, describe, read_body
 
 TOKEN_SIZE_MAX = 1 << 20
 LIFETIME_DEFAULT = 60.0  # seconds, where the answer has no expires_in (token specification)
@@ -66,39 +65,57 @@ class _TokenRequest:
     scopes: tuple[str, ...]
 
 
-class Authorizer:
-    """Knows what to send as Authorization to one registry, for pulls from one repository.
+@dataclass(slots=True)
+class _Grant:
+    """What was handed out for some scopes."""
 
-    Safe to use from several threads: one of them fetches the token, the others wait for it.
+    header: str
+    request: _TokenRequest
+    refresh_at: float
+
+
+class Authorizer:
+    """Knows what to send as Authorization to one registry for one account.
+
+    Safe to use from several threads: one of them fetches a token, the others wait for it.
 
     Args:
         registry: scheme and host of the registry, ``https://host:port``.
-        find_credential: called at most once, at the first challenge.
+        reach: how to reach it.
     """
 
-    def __init__(self, transport: Transport, registry: str, repository: str, find_credential: Callable[[], Credential]) -> None:
+    def __init__(self, transport: Transport, registry: str, reach: Reach, credential: Credential) -> None:
         self._transport = transport
         self._registry = urlsplit(registry)
-        self._repository = repository
-        self._find_credential = find_credential
-        self._credential: Credential | None = None
+        self._reach = reach
+        self._credential = credential
         self._lock = threading.Lock()
-        self._header: str | None = None
-        self._token_request: _TokenRequest | None = None
-        self._refresh_at = 0.0
+        self._basic: str | None = None
+        self._grants: dict[tuple[str, ...], _Grant] = {}
 
-    def header(self) -> str | None:
+    @property
+    def credential(self) -> Credential:
+        """The account; its identity token is the newest."""
+        return self._credential
+
+    def header(self, scopes: tuple[str, ...]) -> str | None:
         """The header to send now, or None as long as the registry asked for nothing. Gets a new token in good time.
+
+        Args:
+            scopes: what the request needs, ``repository:project/app:pull``.
 
         Raises:
             RegistryError: the token server refuses, or does not answer.
         """
         with self._lock:
-            if self._token_request is not None and time.monotonic() >= self._refresh_at:
-                self._fetch_token(self._token_request)
-            return self._header
+            grant = self._grants.get(scopes)
+            if grant is None:
+                return self._basic
+            if time.monotonic() >= grant.refresh_at:
+                grant = self._fetch_token(scopes, grant.request)
+            return grant.header
 
-    def answer(self, response: requests.Response, sent: str | None) -> str | None:
+    def answer(self, response: requests.Response, sent: str | None, scopes: tuple[str, ...]) -> str | None:
         """Answers a 401: the header for one more try, or None if there is nothing better than what was sent.
 
         Args:
@@ -110,32 +127,28 @@ class Authorizer:
         challenges = {challenge.scheme: challenge for challenge in reversed(parse_challenges(_challenge_headers(response)))}
         response.close()
         with self._lock:
-            if self._header is not None and self._header != sent:
-                return self._header  # another thread was faster
+            grant = self._grants.get(scopes)
+            if grant is not None and grant.header != sent:
+                return grant.header  # another thread was faster
             if "bearer" in challenges:
-                self._fetch_token(self._parse_bearer(challenges["bearer"].parameters))
-                return self._header
-            if "basic" in challenges and self.credential.username:
-                self._header = self.credential.basic
-                return self._header if self._header != sent else None
+                if self._credential.registry_token:
+                    header = f"Bearer {self._credential.registry_token}"
+                    return header if header != sent else None
+                wanted = self._parse_bearer(challenges["bearer"].parameters, scopes)
+                return self._fetch_token(scopes, wanted).header
+            if "basic" in challenges and self._credential.username:
+                self._basic = self._credential.basic
+                return self._basic if self._basic != sent else None
             return None
 
-    @property
-    def credential(self) -> Credential:
-        """Ours, for this repository."""
-        if self._credential is None:
-            self._credential = self._find_credential()
-        return self._credential
-
-    def _parse_bearer(self, parameters: Mapping[str, str]) -> _TokenRequest:
+    def _parse_bearer(self, parameters: Mapping[str, str], scopes: tuple[str, ...]) -> _TokenRequest:
         realm = parameters.get("realm", "")
-        check_realm(realm, self._registry.geturl())
+        check_realm(realm, self._registry.geturl(), self._reach.realms)
         # The challenged scope goes first: some token servers read only that one.
-        wanted = f"repository:{self._repository}:pull"
-        scopes = dict.fromkeys([*filter(None, [parameters.get("scope", "")]), wanted])
-        return _TokenRequest(realm, parameters.get("service", ""), tuple(scopes))
+        wanted = dict.fromkeys([*filter(None, [parameters.get("scope", "")]), *scopes])
+        return _TokenRequest(realm, parameters.get("service", ""), tuple(wanted))
 
-    def _fetch_token(self, wanted: _TokenRequest) -> None:
+    def _fetch_token(self, scopes: tuple[str, ...], wanted: _TokenRequest) -> _Grant:
         started = time.monotonic()
         response, url = self._ask(wanted)
         if response.status_code != 200:
@@ -146,55 +159,57 @@ class Authorizer:
         if not token or not token.isascii() or not token.isprintable():
             raise MalformedError(f"{what}: holds no usable token")
         lifetime = fields.integer("expires_in", maximum=_LIFETIME_MAX) if "expires_in" in fields else 0
-        if self.credential.identity_token and (renewed := fields.string("refresh_token", "")):
-            self._credential = Credential(self.credential.username, self.credential.password, renewed)
-        self._header = f"Bearer {token}"
-        self._token_request = wanted
-        self._refresh_at = started + _REFRESH_AT * (lifetime or LIFETIME_DEFAULT)
+        if renewed := fields.string("refresh_token", ""):
+            self._credential = replace(self._credential, identity_token=renewed)
+        grant = _Grant(f"Bearer {token}", wanted, started + _REFRESH_AT * (lifetime or LIFETIME_DEFAULT))
+        self._grants[scopes] = grant
+        return grant
 
     def _ask(self, wanted: _TokenRequest) -> tuple[requests.Response, str]:
-        credential = self.credential
+        credential = self._credential
+        reach = self._transport.reach(wanted.realm, self._registry.geturl(), self._reach)
         if credential.identity_token:
             form = {
                 "grant_type": "refresh_token",
                 "service": wanted.service,
                 "client_id": _CLIENT_ID,
+                "access_type": "offline",
                 "refresh_token": credential.identity_token,
                 "scope": " ".join(wanted.scopes),
             }
-            response, url = self._transport.send("POST", wanted.realm, {}, data=form)
+            response, url = self._transport.send("POST", wanted.realm, {}, reach, body=form)
             if response.status_code not in (404, 405):
                 return response, url
             response.close()  # a token server that knows only GET
         query = [("scope", scope) for scope in wanted.scopes]
         if wanted.service:
             query.insert(0, ("service", wanted.service))
+        if not wanted.scopes:  # a login
+            query += [("offline_token", "true"), ("client_id", _CLIENT_ID)]
         headers = {}
         if credential.username:
             query.append(("account", credential.username))
             headers["Authorization"] = credential.basic
         mark = "&" if urlsplit(wanted.realm).query else "?"
-        return self._transport.send("GET", f"{wanted.realm}{mark}{urlencode(query)}", headers)
+        return self._transport.send("GET", f"{wanted.realm}{mark}{urlencode(query)}", headers, reach, leaves=False)
 
     def _refused(self, error: RegistryError) -> RegistryError:
-        if not isinstance(error, DeniedError):
-            return error
-        return DeniedError(
-            denial(f"{self._registry.netloc}/{self._repository}", self.credential, str(error)),
-            request=error.request,
-            status=error.status,
-            codes=error.codes,
-        )
+        if isinstance(error, NotFoundError):
+            # Harbor 2.12: too many logins in a short time.
+            message = f"token server of {self._registry.netloc} says 404: it limits logins, or there is none"
+            return UnavailableError(message, request=error.request, status=error.status, codes=error.codes)
+        return error
 
 
-def check_realm(realm: str, registry: str) -> None:
+def check_realm(realm: str, registry: str, trusted: Collection[str] = ()) -> None:
     """Refuses a realm to which no request, and no password, may go.
 
-    HTTPS, except where registry and realm are both this machine and the registry itself is plain HTTP. No literal address of
-    a loopback, link-local or private network, unless the registry's own is such a literal.
+    HTTPS, unless the registry itself is spoken to by plain HTTP and the realm is on the same host, or both are this machine. No literal
+    address of a loopback, link-local or private network, unless the registry's own is such a literal.
 
     Args:
         registry: scheme and host, ``https://host:port``.
+        trusted: hosts, with or without a port, to which the rule about addresses does not apply.
 
     Raises:
         DeniedError: says which rule the realm breaks.
@@ -202,32 +217,25 @@ def check_realm(realm: str, registry: str) -> None:
     target, origin = urlsplit(realm), urlsplit(registry)
     host, registry_host = target.hostname or "", origin.hostname or ""
     name = f"registry {origin.netloc}: realm {describe('', realm).strip()[:200]!r}"
-    both_local = is_loopback(host) and is_loopback(registry_host)
-    if not host or not (target.scheme == "https" or (target.scheme == origin.scheme == "http" and both_local)):
+    same = host == registry_host or (is_loopback(host) and is_loopback(registry_host))
+    if not host or not (target.scheme == "https" or (target.scheme == origin.scheme == "http" and same)):
         raise DeniedError(f"{name} is not https: no credentials are sent there")
-    if _is_internal(host) and not _is_internal(registry_host):
+    if is_internal(host) and not is_internal(registry_host) and not {host, target.netloc}.intersection(trusted):
         raise DeniedError(f"{name} is an address of an internal network: no credentials are sent there")
 
 
-def denial(name: str, credential: Credential, said: str) -> str:
-    """The sentence for a refused pull: without a login, with docker's words; else naming the account."""
+def denial(action: str, name: str, credential: Credential, said: str) -> str:
+    """The sentence for a refusal: without a login, with docker's words; else naming the account.
+
+    Args:
+        action: ``pull`` or ``push``.
+    """
     if not credential:
-        return f"pull access denied for {name}, repository does not exist or may require 'docker login': {said}"
+        return f"{action} access denied for {name}, repository does not exist or may require 'docker login': {said}"
     account = f"account {credential.username!r}" if credential.username else "the account of the identity token"
-    return f"pull access denied for {name}: {account} is not accepted or may not pull from it: {said}"
+    return f"{action} access denied for {name}: {account} is not accepted or may not {action}: {said}"
 
 
 def _challenge_headers(response: requests.Response) -> list[str]:
     values: list[str] = response.raw.headers.getlist("www-authenticate")
     return values
-
-
-def _is_internal(host: str) -> bool:
-    """Whether the host is ``localhost``, or a literal address of a network that is not the Internet."""
-    if is_loopback(host):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_private or address.is_link_local or address.is_unspecified

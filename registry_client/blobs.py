@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
@@ -70,6 +71,7 @@ class BlobStream:
         self._hash = descriptor.digest.new_hash() if offset == 0 else None
         self._body: Body | None = None
         self._failures = 0
+        self._first_failure = 0.0
         self._finished = False
         self._cancelled = threading.Event()
 
@@ -144,7 +146,10 @@ class BlobStream:
         """Waits before the next try, or raises the error again."""
         self._close_body()
         self._failures += 1
-        delay = None if self._cancelled.is_set() else self._retry.delay(self._failures, error)
+        if self._failures == 1:
+            self._first_failure = time.monotonic()
+        elapsed = time.monotonic() - self._first_failure
+        delay = None if self._cancelled.is_set() else self._retry.delay(self._failures, error, elapsed)
         if delay is None:
             if self._cancelled.is_set():
                 return

@@ -10,13 +10,20 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from registry_client import media_types
-from registry_client.blobs import BlobStream
+from registry_client.blobs import BlobStream, read_blob
 from registry_client.digest import Digest
-from registry_client.errors import InvalidError, InvalidReferenceError, MalformedError, NoMatchingPlatformError, NotFoundError
+from registry_client.errors import (
+    InvalidError,
+    InvalidReferenceError,
+    MalformedError,
+    NoMatchingPlatformError,
+    NotFoundError,
+    UnsupportedError,
+)
 from registry_client.files import GZIP_MAGIC, ArchiveFiles, open_file_blob, read_file
-from registry_client.image import Image
+from registry_client.image import Document, Image
 from registry_client.image_config import ImageConfig, parse_image_config
-from registry_client.manifest import LAYERS_MAX, Descriptor
+from registry_client.manifest import LAYERS_MAX, Descriptor, check_document_size
 from registry_client.platform import Platform, choose
 from registry_client.reference import Reference
 from registry_client.strict_json import SIZE_MAX, Fields, parse_json
@@ -86,6 +93,15 @@ class DockerArchiveSource:
     def digest(self) -> Digest | None:
         """See ImageSource."""
         return None
+
+    def root(self) -> Document:
+        """See ImageSource."""
+        raise UnsupportedError(f"{self.name}: a docker-archive holds no manifest as registries have them")
+
+    def read(self, descriptor: Descriptor) -> bytes:
+        """See ImageSource."""
+        check_document_size(descriptor, f"{self.name} ({descriptor.digest.short})")
+        return read_blob(self.open_blob(descriptor))
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource; for the layers of a resolved image.

@@ -38,6 +38,7 @@ class Endpoint:
         headers: sent with each request to this host alone.
         proxy: URL; ``""`` for none; None for what the environment says.
         connect_timeout: seconds, or None for what the Options say.
+        realms: hosts to which token requests may go although they are addresses of an internal network.
         serves_tags: may be asked what a tag names.
         serves_digests: may be asked for manifests by digest, and for blobs.
         is_mirror: what it does not give, the next endpoint may have.
@@ -53,6 +54,7 @@ class Endpoint:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     proxy: str | None = field(default=None, repr=False)
     connect_timeout: float | None = None
+    realms: tuple[str, ...] = ()
     serves_tags: bool = True
     serves_digests: bool = True
     is_mirror: bool = False

@@ -16,6 +16,8 @@ Messages name the object, then what is wrong. They never hold credentials, token
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class RegistryError(Exception):
     """Base of everything that this package raises on purpose.
@@ -44,6 +46,12 @@ class RegistryError(Exception):
         self.status = status
         self.codes = codes
         self.retry_after = retry_after
+
+    def like(self, message: str) -> Self:
+        """The same error in other words."""
+        error = type(self)(message, request=self.request, status=self.status, codes=self.codes, retry_after=self.retry_after)
+        error.temporary = self.temporary
+        return error
 
 
 class InvalidError(RegistryError, ValueError):

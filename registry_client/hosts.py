@@ -119,3 +119,23 @@ def is_loopback(name: str) -> bool:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_link_local(name: str) -> bool:
+    """Whether a host is a literal address of the link, where clouds keep their metadata (``169.254.169.254``), or of no host at all."""
+    address = _address_of(name)
+    return address is not None and (address.is_link_local or address.is_unspecified)
+
+
+def is_internal(name: str) -> bool:
+    """Whether a host is this machine, or a literal address of a network that is not the Internet."""
+    address = _address_of(name)
+    if address is None:
+        return is_loopback(name)
+    return address.is_loopback or address.is_private or address.is_link_local or address.is_unspecified
+
+
+def _address_of(name: str) -> Address | None:
+    """Of a host as URLs give it, an IPv6 address without brackets."""
+    host = parse_host(f"[{name}]" if ":" in name else name)
+    return None if host is None else host.address

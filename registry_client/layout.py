@@ -62,17 +62,28 @@ class LayoutSource:
 
     def resolve(self, platform: Platform | None) -> Image:
         """See ImageSource."""
-        resolver = ImageResolver(lambda descriptor: read_blob(self.open_blob(descriptor)), self.name, platform)
+        resolver = ImageResolver(self.read, self.name, platform)
         if len(self._entries) > 1:
             return resolver.choose(Index(media_types.OCI_INDEX, tuple(self._entries)), None)
-        entry = self._entries[0]
-        check_document_size(entry, self.name)
-        root = Document(read_blob(self.open_blob(entry)), entry.media_type, entry.digest)
-        return resolver.resolve(root)
+        return resolver.resolve(self.root())
 
     def digest(self) -> Digest | None:
         """See ImageSource."""
         return self._entries[0].digest if len(self._entries) == 1 else None
+
+    def root(self) -> Document:
+        """See ImageSource."""
+        if len(self._entries) > 1:
+            raise UnsupportedError(
+                f"{self.name}: {len(self._entries)} entries have this name, so no manifest or index is its own"
+            )
+        entry = self._entries[0]
+        return Document(self.read(entry), entry.media_type, entry.digest)
+
+    def read(self, descriptor: Descriptor) -> bytes:
+        """See ImageSource."""
+        check_document_size(descriptor, f"{self.name} ({descriptor.digest.short})")
+        return read_blob(self.open_blob(descriptor))
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource."""

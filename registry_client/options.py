@@ -15,7 +15,15 @@ RetrySink = Callable[[str, float], None]
 """Told before each wait: a sentence that says what failed, and the seconds until the next try. May be called from several threads."""
 
 
+FallbackSink = Callable[[str], None]
+"""Told when a mirror failed and another place is asked, in a sentence."""
+
+
 def ignore_retry(message: str, delay: float) -> None:
+    """Drops the message."""
+
+
+def ignore_fallback(message: str) -> None:
     """Drops the message."""
 
 
@@ -106,6 +114,7 @@ class Options:
         read_timeout: seconds without a byte, after which a connection counts as dead.
         retry: how often, and how long between.
         on_retry: told before each wait.
+        on_fallback: told when a mirror is given up.
         spool_directory: where a compressed archive is unpacked to, in a file without a name; None is the system's place for
             temporary files.
     """
@@ -123,4 +132,5 @@ class Options:
     read_timeout: float = 60.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     on_retry: RetrySink = ignore_retry
+    on_fallback: FallbackSink = ignore_fallback
     spool_directory: Path | None = None

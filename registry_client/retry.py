@@ -5,12 +5,13 @@ from __future__ import annotations
 import email.utils
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from registry_client.errors import RegistryError
 
-RETRY_AFTER_MAX = 120.0
-"""Seconds; a server that asks for more gets this much patience and no more."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +22,48 @@ class RetryPolicy:
         tries: how often in all one request is sent.
         base: seconds before the second try; each further wait is twice as long.
         cap: seconds that a wait never exceeds, unless the server asks for more with Retry-After.
+        patience: seconds after the first failure in a row beyond which no further try starts.
     """
 
     tries: int = 5
     base: float = 0.5
     cap: float = 20.0
+    patience: float = 60.0
 
-    def delay(self, failures: int, error: RegistryError) -> float | None:
+    def for_mirror(self) -> RetryPolicy:
+        """The policy where there is another place to ask: once more for bad luck, no longer."""
+        return replace(self, tries=min(self.tries, 2))
+
+    def run(self, act: Callable[[], T], on_retry: Callable[[str, float], None]) -> T:
+        """Does something until it succeeds or the policy gives up; raises what it raised last."""
+        failures, first_failure = 0, 0.0
+        while True:
+            try:
+                return act()
+            except RegistryError as error:
+                failures += 1
+                first_failure = first_failure or time.monotonic()
+                delay = self.delay(failures, error, time.monotonic() - first_failure)
+                if delay is None:
+                    raise
+                on_retry(str(error), delay)
+                time.sleep(delay)
+
+    def delay(self, failures: int, error: RegistryError, elapsed: float = 0.0) -> float | None:
         """Seconds to wait after so many failures in a row, the last of which is ``error``; None to give up.
+
+        Args:
+            elapsed: seconds since the first of them.
 
         The wait is a random time between half and all of the backoff, so that many clients do not come back at once.
         """
         if not error.temporary or failures >= self.tries:
             return None
         if error.retry_after is not None:
-            return min(error.retry_after, RETRY_AFTER_MAX)
-        backoff: float = min(self.cap, self.base * 2 ** (failures - 1))
-        return backoff * float(random.uniform(0.5, 1.0))  # noqa: S311
+            wait = error.retry_after
+        else:
+            wait = min(self.cap, self.base * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
+        return wait if elapsed + wait <= self.patience else None
 
 
 def parse_retry_after(value: str | None) -> float | None:

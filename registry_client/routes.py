@@ -137,6 +137,7 @@ class _Router:
             schemes=(HTTPS, HTTP) if insecure or is_loopback(parsed.name) else (HTTPS,),
             tls=self._find_tls(host, own, verify=not insecure),
             proxy=own.proxy,
+            realms=own.realms,
         )
 
     def _follow_registries_conf(self, configured: ConfiguredRegistry, name: str, by_digest: bool) -> Iterator[Endpoint]:

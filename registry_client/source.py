@@ -23,10 +23,11 @@ from registry_client.errors import InvalidReferenceError, SizeMismatchError
 from registry_client.files import ArchiveFiles, DirectoryFiles
 from registry_client.image import Document, Image, ImageResolver
 from registry_client.layout import LayoutSource
-from registry_client.manifest import Descriptor
+from registry_client.manifest import Descriptor, check_document_size
 from registry_client.options import Options
 from registry_client.platform import Platform
 from registry_client.reference import Reference
+from registry_client.server import Connections
 
 _KINDS = {"oci": "directory", "oci-archive": "file", "docker-archive": "file"}
 
@@ -64,6 +65,17 @@ class ImageSource(Protocol):
             None where that is not known before the image is resolved.
         """
 
+    def root(self) -> Document:
+        """The manifest or index that the name stands for, as it came; from a registry it is not asked for twice.
+
+        Raises:
+            UnsupportedError: a docker-archive has none, and neither has a layout in which several entries bear the name.
+            Otherwise what `resolve` raises.
+        """
+
+    def read(self, descriptor: Descriptor) -> bytes:
+        """A manifest, index or configuration below `root`: whole, checked, at most 4 MiB. Raises what `resolve` raises."""
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """A layer's bytes as a checked stream. May be called from several threads; each stream belongs to one."""
 
@@ -77,22 +89,38 @@ class ImageSource(Protocol):
 class RegistrySource:
     """An ImageSource for one reference of a registry."""
 
-    def __init__(self, reference: Reference, options: Options) -> None:
-        """Sends nothing yet."""
+    def __init__(self, reference: Reference, options: Options, connections: Connections | None = None) -> None:
+        """Sends nothing yet. Raises what `RepositoryClient` raises."""
         self.name = str(reference)
         self.reference: Reference | None = reference
         self._familiar = reference.familiar
         self._wanted = str(reference.digest or reference.tag)
-        self._client = RepositoryClient(reference.registry, reference.repository, options)
+        self._client = RepositoryClient.of(reference, options, connections)
         self._root: Document | None = None
 
     def resolve(self, platform: Platform | None) -> Image:
         """See ImageSource."""
-        return ImageResolver(self._read, self._familiar, platform).resolve(self._read_root())
+        return ImageResolver(self.read, self._familiar, platform).resolve(self.root())
 
     def digest(self) -> Digest | None:
         """See ImageSource."""
-        return self._read_root().digest
+        return self.root().digest
+
+    def root(self) -> Document:
+        """See ImageSource."""
+        if self._root is None:
+            self._root = self._client.manifest(self._wanted, self._familiar)
+        return self._root
+
+    def read(self, descriptor: Descriptor) -> bytes:
+        """See ImageSource."""
+        check_document_size(descriptor, f"{self._familiar} ({descriptor.digest.short})")
+        if descriptor.media_type not in media_types.INDEXES | media_types.MANIFESTS:
+            return read_blob(self._client.open_blob(descriptor))
+        data = self._client.manifest(descriptor.digest, f"{self._familiar} ({descriptor.digest.short})").data
+        if len(data) != descriptor.size:
+            raise SizeMismatchError(f"manifest {descriptor.digest}: {len(data)} bytes, its descriptor says {descriptor.size}")
+        return data
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """See ImageSource."""
@@ -106,21 +134,14 @@ class RegistrySource:
         """See ImageSource."""
         self._client.close()
 
-    def _read_root(self) -> Document:
-        if self._root is None:
-            self._root = self._client.manifest(self._wanted, self._familiar)
-        return self._root
 
-    def _read(self, descriptor: Descriptor) -> bytes:
-        if descriptor.media_type not in media_types.INDEXES | media_types.MANIFESTS:
-            return read_blob(self._client.open_blob(descriptor))
-        data = self._client.manifest(descriptor.digest, f"{self._familiar} ({descriptor.digest.short})").data
-        if len(data) != descriptor.size:
-            raise SizeMismatchError(f"manifest {descriptor.digest}: {len(data)} bytes, its descriptor says {descriptor.size}")
-        return data
+def is_registry_name(text: str) -> bool:
+    """Whether `open_source` takes the text for the name of an image in a registry."""
+    transport, colon, _ = text.partition(":")
+    return not colon or transport not in _KINDS
 
 
-def open_source(text: str, options: Options | None = None) -> ImageSource:
+def open_source(text: str, options: Options | None = None, connections: Connections | None = None) -> ImageSource:
     """Opens what the text names.
 
     ========================================  ===========================================================================
@@ -133,16 +154,20 @@ def open_source(text: str, options: Options | None = None) -> ImageSource:
 
     A file name ends at the first ``:``, as for skopeo. Nothing is sent to a registry yet.
 
+    Args:
+        connections: to share with other sources of registries; None: its own.
+
     Raises:
         InvalidReferenceError: names nothing of these.
+        DeniedError: a registry that the policy forbids.
         NotFoundError: no such directory or file, or no such image in it.
         InvalidError: there are several images, and none was selected.
         MalformedError: a broken layout or archive.
     """
     options = options or Options()
-    transport, colon, rest = text.partition(":")
-    if not colon or transport not in _KINDS:
-        return RegistrySource(Reference.parse(text.removeprefix("docker://")), options)
+    transport, _, rest = text.partition(":")
+    if is_registry_name(text):
+        return RegistrySource(Reference.parse(text.removeprefix("docker://")), options, connections)
     file, _, selector = rest.partition(":")
     if not file:
         raise InvalidReferenceError(f"{text!r}: invalid reference format: {transport}: needs the name of a {_KINDS[transport]}")

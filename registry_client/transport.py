@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import errno
 import http.cookiejar
+import logging
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -23,6 +26,7 @@ import requests.adapters
 import requests.utils
 import urllib3.exceptions
 
+from registry_client.endpoint import Endpoint, TlsSettings
 from registry_client.errors import (
     CertificateError,
     MalformedError,
@@ -33,11 +37,13 @@ from registry_client.errors import (
     UnknownHostError,
     UnreachableError,
 )
-from registry_client.hosts import is_loopback
+from registry_client.hosts import is_link_local, is_loopback
 from registry_client.options import Options
+from registry_client.routes import tls_settings
 
 REDIRECTS_MAX = 5
 USER_AGENT = "imgstore"
+_HARMLESS_HEADERS = frozenset({"User-Agent", "Accept-Encoding", "Accept", "Range"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECTIONS_MAX = 16
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # SSL_CERT_FILE and SSL_CERT_DIR are read by OpenSSL itself
@@ -45,27 +51,38 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # SSL_CERT_FILE and SS
 # What OpenSSL says when the bytes that came are no TLS record: old and new words.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "wrong version number", "HTTP_REQUEST", "record layer failure", "RECORD_LAYER_FAILURE")
 
+_log = logging.getLogger(__name__)
+
 
 class Transport:
-    """Sends requests, from any number of threads; connections are kept and shared.
+    """Sends requests, from any number of threads; connections are kept, and shared by all requests to one host with one TLS setting.
 
     After `close` it must not be used.
     """
 
     def __init__(self, options: Options) -> None:
-        self._timeout = (options.connect_timeout, options.read_timeout)
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        self._session.mount("https://", _Adapter(_tls_context(options)))
-        self._session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS_MAX))
+        self._options = options
+        self._lock = threading.Lock()
+        self._sessions: dict[TlsSettings, requests.Session] = {}
 
     def send(
-        self, method: str, url: str, headers: Mapping[str, str], *, data: Mapping[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        reach: Reach,
+        *,
+        body: bytes | Mapping[str, str] | SizedBody | None = None,
+        leaves: bool = True,
     ) -> tuple[requests.Response, str]:
-        """Sends one request, follows redirects of a GET, and returns the last answer and its URL.
+        """Sends one request, follows redirects of a GET or HEAD, and returns the last answer and its URL.
 
-        The body is not read yet; the caller reads or closes it. Any status is returned, none is an error.
+        The body of the answer is not read yet; the caller reads or closes it. Any status is returned, none is an error.
+
+        Args:
+            reach: how to reach the host of ``url``. Where a redirect leads elsewhere, only the authorities that it trusts go along.
+            body: a Mapping is sent as a form.
+            leaves: a redirect may lead to another server.
 
         Raises:
             UnreachableError, TlsError: no answer.
@@ -73,38 +90,116 @@ class Transport:
         """
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         for _ in range(REDIRECTS_MAX + 1):
-            response = self._send_once(method, url, headers, data)
+            response = self._send_once(method, url, headers, reach, body)
             if response.status_code not in _REDIRECTS or "location" not in response.headers:
                 return response, url
             response.close()
-            if method != "GET":
+            if method not in ("GET", "HEAD"):
                 raise RegistryError(
-                    f"{describe(method, url)}: redirected, which only a GET may be", request=describe(method, url)
+                    f"{describe(method, url)}: redirected, which only a GET or HEAD may be", request=describe(method, url)
                 )
-            target = _redirect_target(url, response.headers["location"])
+            target = _redirect_target(method, url, response.headers["location"])
             if origin(target) != origin(url):
-                headers = {name: value for name, value in headers.items() if name != "Authorization"}
+                if not leaves:
+                    raise RegistryError(
+                        f"{describe(method, url)}: redirected to {urlsplit(target).hostname}, where it must not go",
+                        request=describe(method, url),
+                    )
+                headers = {name: value for name, value in headers.items() if name in _HARMLESS_HEADERS}
+                reach = self._elsewhere(target, reach)
             url = target
         raise RegistryError(f"{describe(method, url)}: more than {REDIRECTS_MAX} redirects", request=describe(method, url))
 
+    def reach(self, url: str, known: str, reach: Reach) -> Reach:
+        """How to reach ``url``, given how to reach ``known``: the same way if both are on one server."""
+        return reach if origin(url) == origin(known) else self._elsewhere(url, reach)
+
     def close(self) -> None:
         """Closes all connections."""
-        self._session.close()
+        with self._lock:
+            for session in self._sessions.values():
+                session.close()
 
-    def _send_once(self, method: str, url: str, headers: Mapping[str, str], data: Mapping[str, str] | None) -> requests.Response:
-        proxies = {} if is_loopback(urlsplit(url).hostname or "") else requests.utils.get_environ_proxies(url, no_proxy=None)
+    def _elsewhere(self, url: str, reach: Reach) -> Reach:
+        """How to reach another host that one led us to: by its own settings, and with the authorities of the first."""
+        own = tls_settings(urlsplit(url).netloc.rpartition("@")[2], self._options)
+        tls = replace(own, ca_files=tuple(dict.fromkeys([*own.ca_files, *reach.tls.ca_files])))
+        return Reach(tls, realms=reach.realms)
+
+    def _send_once(
+        self, method: str, url: str, headers: Mapping[str, str], reach: Reach, body: bytes | Mapping[str, str] | SizedBody | None
+    ) -> requests.Response:
+        session = self._session(reach.tls)
+        timeout = (reach.connect_timeout or self._options.connect_timeout, self._options.read_timeout)
         try:
-            request = requests.Request(method, url, headers=dict(headers), data=data).prepare()
-            return self._session.send(request, stream=True, timeout=self._timeout, allow_redirects=False, proxies=proxies)
+            request = requests.Request(method, url, headers=dict(headers), data=body).prepare()
+            response = session.send(
+                request, stream=True, timeout=timeout, allow_redirects=False, proxies=_proxies(url, reach.proxy)
+            )
         except requests.RequestException as error:
             raise _translate(error, method, url) from error
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # What requests lets through: a malformed answer, or a connection that broke while the body was sent.
+            raise _translate(requests.ConnectionError(error), method, url) from error
+        _log.debug("%s: %d", describe(method, url), response.status_code)
+        return response
+
+    def _session(self, tls: TlsSettings) -> requests.Session:
+        with self._lock:
+            session = self._sessions.get(tls)
+            if session is None:
+                session = requests.Session()
+                session.trust_env = False
+                session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+                session.mount("https://", _Adapter(_tls_context(tls), verify=tls.verify))
+                session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS_MAX))
+                self._sessions[tls] = session
+            return session
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How one host is reached: the part of an Endpoint that a connection needs."""
+
+    tls: TlsSettings
+    proxy: str | None = field(default=None, repr=False)
+    connect_timeout: float | None = None
+    realms: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> Reach:
+        """The way to an endpoint's own host."""
+        return cls(endpoint.tls, endpoint.proxy, endpoint.connect_timeout, endpoint.realms)
+
+
+class SizedBody:
+    """A request body of known size that is made while it is sent. Can be sent once."""
+
+    def __init__(self, pieces: Iterable[bytes], size: int) -> None:
+        self._pieces = pieces
+        self._size = size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        return self._size
+
+
+def _proxies(url: str, proxy: str | None) -> dict[str, str]:
+    if is_loopback(urlsplit(url).hostname or "") or proxy == "":
+        return {}
+    if proxy is not None:
+        return {"http": proxy, "https": proxy}
+    return requests.utils.get_environ_proxies(url, no_proxy=None)
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
     """Trusts what its context trusts; requests alone would trust only certifi's list."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, *, verify: bool) -> None:
         self._context = context
+        self._verify = verify
         super().__init__(pool_maxsize=_CONNECTIONS_MAX)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -114,20 +209,32 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        conn.cert_reqs = "CERT_REQUIRED"
+        conn.cert_reqs = "CERT_REQUIRED" if self._verify else "CERT_NONE"
+        conn.assert_hostname = None if self._verify else False
 
 
-def _tls_context(options: Options) -> ssl.SSLContext:
+def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
     bundle = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
+    reading: object = bundle
     try:
         context = ssl.create_default_context(cafile=bundle)
         if not context.cert_store_stats()["x509_ca"]:
             context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
-        if options.ca_file is not None:
-            context.load_verify_locations(options.ca_file)
+        for reading in tls.ca_files:
+            context.load_verify_locations(reading)
+        for reading, key in tls.client_certificates:
+            context.load_cert_chain(reading, key, password=_no_password)
     except (OSError, ssl.SSLError) as error:
-        raise TlsError(f"certificate authorities in {options.ca_file or bundle}: {error}") from None
+        raise TlsError(f"{reading}: {error.strerror or error}") from None
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _no_password() -> str:
+    # Without this OpenSSL asks on the terminal.
+    raise OSError("the key is encrypted, and there is nobody to ask for its password")
 
 
 def describe(method: str, url: str) -> str:
@@ -184,15 +291,16 @@ def read_raw(response: requests.Response, size: int, what: str) -> bytes:
     return data
 
 
-def _redirect_target(url: str, location: str) -> str:
-    request = describe("GET", url)
+def _redirect_target(method: str, url: str, location: str) -> str:
+    request = describe(method, url)
     target = urlsplit(urljoin(url, location))
-    if target.scheme not in ("http", "https") or not target.hostname:
+    host, from_host = target.hostname or "", urlsplit(url).hostname or ""
+    if target.scheme not in ("http", "https") or not host:
         raise RegistryError(f"{request}: redirected to something that is not HTTP", request=request)
     if urlsplit(url).scheme == "https" and target.scheme == "http":
-        raise RegistryError(f"{request}: redirected from HTTPS to plain HTTP at {target.hostname}", request=request)
-    if is_loopback(target.hostname) and not is_loopback(urlsplit(url).hostname or ""):
-        raise RegistryError(f"{request}: redirected to this machine's {target.hostname}", request=request)
+        raise RegistryError(f"{request}: redirected from HTTPS to plain HTTP at {host}", request=request)
+    if (is_loopback(host) or is_link_local(host)) and not is_loopback(from_host) and host != from_host:
+        raise RegistryError(f"{request}: redirected to this machine's {host}", request=request)
     return urlunsplit(target._replace(netloc=target.netloc.rpartition("@")[2]))
 
 

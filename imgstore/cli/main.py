@@ -29,6 +29,10 @@ COMMANDS = {
     "export": ("files", "export", "Write the file tree of an image as a tar archive."),
     "check": ("store", "check", "Check catalog, disks, chains and file systems."),
     "df": ("store", "usage", "Show what takes space, and how much is free."),
+    "login": ("registry", "login", "Log in to a registry."),
+    "logout": ("registry", "logout", "Remove the login to a registry."),
+    "tags": ("registry", "tags", "List the tags of a repository."),
+    "manifest": ("registry", "manifest", "Show the manifest or index of an image, as JSON."),
     "init": ("store", "init", "Make a store."),
     "rebuild": ("store", "rebuild", "Make the catalog again from the datastore."),
 }

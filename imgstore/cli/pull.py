@@ -10,6 +10,7 @@ import click
 
 from imgstore.cli import output
 from imgstore.cli.progress_lines import StateLines
+from imgstore.cli.registry_options import credentials_option, options_of, registry_options
 from imgstore.cli.session import Session
 from imgstore.progress import ProgressSink, ignore
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 )
 @click.option("-a", "--all-tags", is_flag=True, help="Pull every tag of the repository REF.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the image id and nothing else.")
+@credentials_option
+@registry_options
 @output.format_option
 @click.pass_obj
 def pull(session: Session, reference: str, platform: str | None, all_tags: bool, quiet: bool) -> None:
@@ -41,7 +44,7 @@ def pull(session: Session, reference: str, platform: str | None, all_tags: bool,
     from imgstore.answers import PullStatus
 
     results: list[PullResult] = []
-    with session.open_store() as store:
+    with session.open_store(registries=options_of(session)) as store:
         with _progress(session, quiet=quiet) as progress:
             if all_tags:
                 results.extend(store.pull_all_tags(reference, platform=platform, progress=progress))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgstore import config
 from imgstore.errors import InvalidError
 
 if TYPE_CHECKING:
     from imgstore.store import ImageStore
+    from registry_client.options import Options
 
 
 class Session:
@@ -20,6 +21,7 @@ class Session:
         chosen_location: what ``--store`` says, or None.
         debug: whether ``--debug`` was given.
         json: whether the command was asked for ``--format json``.
+        registry_words: what the options about registries say, by name.
         kept: what an interruption leaves, in words; the command says so before it changes anything.
     """
 
@@ -28,6 +30,7 @@ class Session:
         self.chosen_location: str | None = None
         self.debug = False
         self.json = False
+        self.registry_words: dict[str, Any] = {}
         self.kept = "nothing was changed"
 
     @property
@@ -38,12 +41,12 @@ class Session:
         chosen = self.chosen_location or config.store_location(self.environment, is_root=os.geteuid() == 0)
         return config.absolute_location(chosen, directory=os.getcwd())  # noqa: PTH109 - pathlib is a tenth of our start
 
-    def open_store(self, *, create: bool = True) -> ImageStore:
+    def open_store(self, *, create: bool = True, registries: Options | None = None) -> ImageStore:
         """Opens the store, and makes it if it is missing and ``create``; close it with ``with``."""
         location = self.location
         from imgstore.store import ImageStore
 
-        return ImageStore.open(location, create=create)
+        return ImageStore.open(location, create=create, registries=registries)
 
     def start_debugging(self) -> None:
         """Sends the log of our own packages to standard error. Other packages stay silent: urllib3 would log URLs with secrets."""

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -306,7 +306,7 @@ def test_cancel_ends_a_stream_that_waits(registry: Registry, image: BuiltImage) 
 
 
 def test_cancel_ends_the_wait_for_the_next_try(registry: Registry, image: BuiltImage) -> None:
-    registry.inject(layer_of(image), Fault(status=503, headers={"Retry-After": "60"}))
+    registry.inject(layer_of(image), Fault(status=503, headers={"Retry-After": "50"}))
     streams: list[BlobStream] = []
     options = replace(QUICK, on_retry=lambda message, delay: threading.Timer(0.05, streams[0].cancel).start())
     with closing(open_source(f"{registry.host}/app:1", options)) as source:
@@ -490,16 +490,20 @@ def test_http_where_https_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
-            for _ in range(QUICK.retry.tries):
-                connection, _ = server.accept()
-                connection.recv(10_000)
-                connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
-                connection.close()
+            with suppress(OSError):  # the end
+                while True:
+                    connection, _ = server.accept()
+                    connection.recv(10_000)
+                    connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+                    connection.close()
 
-        threading.Thread(target=answer, daemon=True).start()
+        thread = threading.Thread(target=answer)
+        thread.start()
         with pytest.raises(PlainHttpError, match="server gave HTTP response to HTTPS client") as raised:
             resolve_text(f"registry.test:{server.getsockname()[1]}/app")
         assert isinstance(raised.value, UnavailableError)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_tags_are_listed_page_by_page(registry: Registry) -> None:

@@ -28,7 +28,10 @@ def test_gives_up() -> None:
 
 def test_the_servers_wish_has_a_limit() -> None:
     assert RetryPolicy().delay(1, UnavailableError("", retry_after=7)) == 7
-    assert RetryPolicy().delay(1, UnavailableError("", retry_after=1e9)) == 120
+    assert RetryPolicy().delay(1, UnavailableError("", retry_after=61)) is None, "more than our patience: the user decides"
+    assert RetryPolicy(patience=100).delay(1, UnavailableError("", retry_after=61)) == 61
+    assert RetryPolicy().delay(1, UnavailableError("", retry_after=7), elapsed=50) == 7
+    assert RetryPolicy().delay(1, UnavailableError("", retry_after=7), elapsed=54) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""How to reach registries, as the command line, the environment and ``config.toml`` say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from imgstore import config
+from imgstore.cli.session import Session
+from imgstore.errors import InvalidError
+
+if TYPE_CHECKING:
+    from registry_client.credentials import Credential
+    from registry_client.options import Options, Policy, RegistryOptions
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+CREDENTIALS_VARIABLE = "IMGSTORE_CREDS"
+_CONFIG_SIZE_MAX = 1 << 20
+_TABLES = frozenset({"policy", "registry"})
+
+
+def registry_options(command: Command) -> Command:
+    """Gives a command ``--authfile``, ``--cert-dir`` and ``--insecure-registry``, kept in the session."""
+    for option in (
+        click.option(
+            "--insecure-registry",
+            "insecure",
+            multiple=True,
+            metavar="HOST[:PORT]|CIDR",
+            expose_value=False,
+            callback=_keep("insecure_registries"),
+            help="Take any certificate of this registry, and plain HTTP where it has no HTTPS. May be repeated.",
+        ),
+        click.option(
+            "--cert-dir",
+            metavar="DIR",
+            expose_value=False,
+            callback=_keep("cert_dir"),
+            help="Directory with *.crt (authorities), *.cert and *.key (client certificate) for the registry of REF.",
+        ),
+        click.option(
+            "--authfile",
+            metavar="FILE",
+            expose_value=False,
+            callback=_keep("authfile"),
+            help="The only file of logins to read or write; else those of docker and podman.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def credentials_option(command: Command) -> Command:
+    """Gives a command ``--creds``, kept in the session."""
+    return click.option(
+        "--creds",
+        metavar="USER[:PASSWORD]",
+        expose_value=False,
+        callback=_keep("creds"),
+        help=f"Log in to the registry of REF as this user; others see a command line, so rather set {CREDENTIALS_VARIABLE}.",
+    )(command)
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        ctx.ensure_object(Session).registry_words[name] = value
+
+    return keep
+
+
+def options_of(session: Session) -> Options:
+    """The options for ``registry_client``.
+
+    Raises:
+        InvalidError: a word makes no sense, or the configuration file is broken.
+    """
+    from registry_client.options import Options
+
+    words = session.registry_words
+    registries, policy = _configuration(session.environment)
+    cert_dir = _path(words.get("cert_dir"), "--cert-dir")
+    if cert_dir is not None and not cert_dir.is_dir():
+        raise InvalidError(f"--cert-dir {cert_dir}: no such directory")
+    return Options(
+        credential=_credential(words.get("creds") or session.environment.get(CREDENTIALS_VARIABLE)),
+        authfile=_path(words.get("authfile"), "--authfile"),
+        cert_dir=cert_dir,
+        insecure_registries=frozenset(words.get("insecure_registries", ())),
+        registries=registries,
+        policy=policy,
+    )
+
+
+def ask_password(prompt: str) -> str:
+    """Asks on the terminal, without echo.
+
+    Raises:
+        InvalidError: there is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise InvalidError("no password, and standard input is no terminal to ask on", hint="give it with --password-stdin")
+    from getpass import getpass
+
+    return getpass(prompt)
+
+
+def _credential(creds: str | None) -> Credential | None:
+    if not creds:
+        return None
+    from registry_client.credentials import Credential
+
+    # A Harbor robot is robot$project+name: the user name ends at the first colon, and nothing in it is special.
+    username, colon, password = creds.partition(":")
+    if not username:
+        raise InvalidError("--creds: no user name before the colon")
+    return Credential(username, password if colon else ask_password(f"Password of {username}: "))
+
+
+def _path(text: str | None, option: str) -> Path | None:
+    if text == "":
+        raise InvalidError(f"{option}: the name is empty")
+    return None if text is None else Path(text)
+
+
+def _configuration(environment: Mapping[str, str]) -> tuple[Mapping[str, RegistryOptions], Policy]:
+    from imgstore.registries import translated
+    from registry_client.options import Policy
+    from registry_client.registry_table import parse_registry_table
+
+    places = config.config_files(environment)
+    for place in places:
+        path = Path(place)
+        try:
+            with path.open("rb") as file:
+                data = file.read(_CONFIG_SIZE_MAX + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InvalidError(f"{path}: {error.strerror}") from None
+        with translated():
+            return parse_registry_table(_decode(data, path), path.absolute().parent, str(path))
+    if environment.get(config.CONFIG_VARIABLE):
+        raise InvalidError(f"{places[0]}: no such file, though {config.CONFIG_VARIABLE} names it")
+    return {}, Policy()
+
+
+def _decode(data: bytes, path: Path) -> dict[str, Any]:
+    import tomllib
+
+    if len(data) > _CONFIG_SIZE_MAX:
+        raise InvalidError(f"{path}: more than {_CONFIG_SIZE_MAX} bytes")
+    try:
+        tables = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidError(f"{path}: {error}") from None
+    if unknown := sorted(tables.keys() - _TABLES):
+        raise InvalidError(f"{path}: unknown table {unknown[0]!r}; there are: {', '.join(sorted(_TABLES))}")
+    return tables
