@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from registry_client.hosts import Host, is_loopback, list_spellings, locate_registry, name_registry, parse_host, same_host
+from registry_client.hosts import (
+    Host,
+    is_internal,
+    is_link_local,
+    is_loopback,
+    list_spellings,
+    locate_registry,
+    name_registry,
+    parse_host,
+    same_host,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +22,7 @@ from registry_client.hosts import Host, is_loopback, list_spellings, locate_regi
     [
         ("R.io", Host("r.io", 443, False)),
         ("r.io:5000", Host("r.io", 5000, True)),
+        ("r.io.:5000", Host("r.io", 5000, True)),
         ("r.io:0443", Host("r.io", 443, True)),
         ("[0:0:0:0:0:0:0:1]:80", Host("[::1]", 80, True)),
         ("[::1]", Host("[::1]", 443, False)),
@@ -73,5 +84,19 @@ def test_addresses_are_what_the_system_takes_for_one(text: str, address: str | N
 
 
 def test_loopback_is_what_was_typed() -> None:
-    assert all(is_loopback(name) for name in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "::1", "[::1]"])
+    assert all(
+        is_loopback(name) for name in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "127.1", "0x7f000001", "::1", "[::1]"]
+    )
     assert not any(is_loopback(name) for name in ["localhost.example.com", "127.0.0.1.nip.io", "10.0.0.1", "[::2]", ""])
+
+
+@pytest.mark.parametrize(
+    "name", ["169.254.169.254", "2852039166", "0xa9fea9fe", "169.254.43518", "[::ffff:169.254.169.254]", "0", "[::]"]
+)
+def test_no_spelling_hides_an_address(name: str) -> None:
+    assert is_link_local(name) and is_internal(name)
+
+
+def test_internal() -> None:
+    assert all(is_internal(name) for name in ["localhost", "10.0.0.1", "192.168.1", "127.1", "[fd00::1]", "017700000001"])
+    assert not any(is_internal(name) for name in ["r.io", "8.8.8.8", "10.example.com", "", "1.2.3.4.5"])
