@@ -120,7 +120,7 @@ def store_credential(
         helper.store(key, TOKEN_USERNAME, credential.identity_token)
     else:
         helper.store(key, credential.username, credential.password)
-    # Docker's sign that a helper knows this registry; and a password that was here before, must not stay.
+    # Docker's sign that a helper knows this registry; and a password that was here before must not stay.
     update_auths(path, lambda auths: _put(auths, key, {}))
     return f"credential helper {helper.program}"
 

@@ -31,10 +31,8 @@ def login(session: Session, registry: str, username: str | None, password: str |
     """
     if password is not None and password_stdin:
         raise InvalidError("--password and --password-stdin: only one of them can be")
-    from registry_client.credential_files import store_credential
-
     from imgstore.registries import translated
-    from registry_client.credentials import Credential
+    from registry_client.credentials import Credential, store_credential
     from registry_client.login import check_login
 
     options = options_of(session)
@@ -69,9 +67,8 @@ def logout(session: Session, registry: str, authfile: str | None) -> None:
     """
     from pathlib import Path
 
-    from registry_client.credential_files import erase_credential
-
     from imgstore.registries import translated
+    from registry_client.credentials import erase_credential
 
     host = _host(registry)
     with translated():
