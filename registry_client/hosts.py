@@ -18,8 +18,9 @@ HTTPS_PORT = 443
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Wider than the grammar of references (a realm's host may hold "_"), and still safe as the name of a file.
-_HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,64}))?")
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,64}))?")
 _LENGTH_MAX = 255
+_LEGACY_ADDRESS = re.compile(r"[0-9][0-9A-Fa-fxX.]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Host:
     """A host and a port, made comparable.
 
     Attributes:
-        name: in lower case; an IPv6 address in its shortest form and in brackets.
+        name: in lower case, without the dot that may end it; an IPv6 address in its shortest form and in brackets.
         port: 443 where none was given, which is what a registry's name means.
         has_port: one was given.
     """
@@ -43,17 +44,8 @@ class Host:
 
     @property
     def address(self) -> Address | None:
-        """The address, if the name is one literally, in any form that the system would take for one (``10.1`` is 10.0.0.1)."""
-        try:
-            address: Address = ipaddress.ip_address(self.name.strip("[]"))
-        except ValueError:
-            try:
-                address = ipaddress.IPv4Address(socket.inet_aton(self.name))
-            except OSError:
-                return None
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        return address
+        """The address, if the name is one literally."""
+        return _find_address(self.name)
 
 
 def parse_host(text: str) -> Host | None:
@@ -61,7 +53,7 @@ def parse_host(text: str) -> Host | None:
     found = _HOST.fullmatch(text) if len(text) <= _LENGTH_MAX else None
     if found is None:
         return None
-    name = found["name"].lower()
+    name = found["name"].lower().removesuffix(".")
     if name.startswith("["):
         try:
             name = f"[{ipaddress.IPv6Address(name[1:-1])}]"
@@ -115,27 +107,33 @@ def is_loopback(name: str) -> bool:
     """Whether a host (without port) as it was typed is this machine: ``localhost``, ``127.0.0.0/8``, ``::1``."""
     if name.lower() == "localhost":
         return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    address = _find_address(name)
+    return address is not None and address.is_loopback
 
 
 def is_link_local(name: str) -> bool:
-    """Whether a host is a literal address of the link, where clouds keep their metadata (``169.254.169.254``), or of no host at all."""
-    address = _address_of(name)
+    """Whether the host is a literal address of the link, where clouds keep their metadata (``169.254.169.254``)."""
+    address = _find_address(name)
     return address is not None and (address.is_link_local or address.is_unspecified)
 
 
 def is_internal(name: str) -> bool:
-    """Whether a host is this machine, or a literal address of a network that is not the Internet."""
-    address = _address_of(name)
-    if address is None:
-        return is_loopback(name)
-    return address.is_loopback or address.is_private or address.is_link_local or address.is_unspecified
+    """Whether the host is this machine, or a literal address of a network that is not the Internet."""
+    address = _find_address(name)
+    return is_loopback(name) or (address is not None and (address.is_private or address.is_link_local or address.is_unspecified))
 
 
-def _address_of(name: str) -> Address | None:
-    """Of a host as URLs give it, an IPv6 address without brackets."""
-    host = parse_host(f"[{name}]" if ":" in name else name)
-    return None if host is None else host.address
+def _find_address(name: str) -> Address | None:
+    """The address that a name is literally, in any form that the system takes for one: ``10.1`` and ``0xa000001`` are 10.0.0.1."""
+    try:
+        address: Address = ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        if _LEGACY_ADDRESS.fullmatch(name) is None:
+            return None
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(name))
+        except OSError:
+            return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address

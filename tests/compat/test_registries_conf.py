@@ -1,11 +1,13 @@
 """The same registries.conf and certs.d lead skopeo and us to the same servers, in the same order, by the same schemes.
 
-No server is needed: skopeo says with ``--debug`` what it is about to do, and a proxy that refuses everything makes it go on.
+But for the last test no server is needed: skopeo says with ``--debug`` what it is about to do, and a proxy that refuses everything
+makes it go on.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +17,10 @@ from registry_client.errors import DeniedError, MalformedError, RegistryError
 from registry_client.options import Options, Places
 from registry_client.reference import Reference
 from registry_client.routes import find_endpoints, find_primary
+from registry_client.source import open_source
 from tests import tools
+from tests.servers.authority import Authority
+from tests.servers.docker_registry import docker_registry
 from tests.servers.images import digest_of
 
 NO_PROXY = "http://127.0.0.1:9"
@@ -283,3 +288,28 @@ def test_half_a_pair(name: str, words: str, home: Path, tmp_path: Path) -> None:
     assert words in skopeo(home, conf, "inspect", "docker://r.invalid/app:1")[1]
     with pytest.raises(RegistryError, match=words):
         ours(home, conf, "r.invalid/app:1")
+
+
+def test_both_pull_through_a_mirror_that_asks_for_certificates(home: Path, tmp_path: Path) -> None:
+    authority, conf = Authority(tmp_path / "authority"), tmp_path / "registries.conf"
+    containers = home / ".config/containers"
+    options = Options(places=Places((conf,), (containers / "certs.d",)))
+    with docker_registry(tmp_path / "registry", tls=authority.server, client_ca=authority.ca_file) as registry:
+        conf.write_text(
+            '[[registry]]\nprefix = "r.invalid/team"\nlocation = "r.invalid/team"\n'
+            f'[[registry.mirror]]\nlocation = "{registry.host}/copies/of"\n'
+        )
+        certificates = containers / "certs.d" / registry.host
+        certificates.mkdir(parents=True)
+        with closing(open_source("r.invalid/team/app:1", options=options)) as source, pytest.raises(RegistryError):
+            source.resolve(None)
+        (certificates / "ca.crt").write_bytes(authority.ca_file.read_bytes())
+        for path, name in zip(authority.client, ["me.cert", "me.key"], strict=True):
+            (certificates / name).write_bytes(path.read_bytes())
+        words = ["env", f"HOME={home}", "skopeo", "--registries-conf", conf]
+        copy = f"docker://{registry.host}/copies/of/app:1"
+        tools.run(*words, "copy", "oci:testdata/three-layers:latest", copy)
+        manifest = tools.run(*words, "inspect", "--raw", "docker://r.invalid/team/app:1").stdout
+        with closing(open_source("r.invalid/team/app:1", options=options)) as source:
+            image = source.resolve(None)
+            assert image.manifest_document is not None and image.manifest_document.data == manifest
