@@ -497,7 +497,7 @@ def test_http_where_https_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
                     connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
                     connection.close()
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         with pytest.raises(PlainHttpError, match="server gave HTTP response to HTTPS client") as raised:
             resolve_text(f"registry.test:{server.getsockname()[1]}/app")
