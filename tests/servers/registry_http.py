@@ -61,8 +61,7 @@ class _RegistryPart(Handler):
     def serve_upload(self, identifier: str, query: Query) -> Answer:
         """The next request of an upload: how far it is, a chunk, the end, or that it is given up."""
         uploads = self.registry.uploads
-        state = None if self.command == "GET" else first(query, "_state") or ""
-        upload = uploads.find(identifier, state)
+        upload = uploads.find(identifier, first(query, "_state"), only_asks=self.command == "GET")
         if isinstance(upload, Answer):
             return upload
         if self.command == "GET":

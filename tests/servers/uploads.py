@@ -45,6 +45,7 @@ class Uploads:
 
     def __init__(self) -> None:
         self.location = "absolute"
+        self.answers_old = True
         self.chunk_size_min: int | None = None
         self.mounts = True
         self.single_post = True
@@ -66,15 +67,18 @@ class Uploads:
             return f"/storage/uploads/{upload.identifier}?signature=canary"
         return f"/v2/{upload.repository}/blobs/uploads/{upload.identifier}"
 
-    def find(self, identifier: str, state: str | None) -> Upload | Answer:
+    def find(self, identifier: str, state: str | None, *, only_asks: bool) -> Upload | Answer:
         """The upload, or why it cannot go on.
 
         Args:
-            state: that the request brings, or None if any will do.
+            state: that the request brings.
+            only_asks: how far the upload is.
         """
         upload = self.unfinished.get(identifier)
-        if upload is None or (self.location == "opaque" and state not in (None, upload.state)):
+        if upload is None:
             return error_answer(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
+        if self.location == "opaque" and state != upload.state and not (only_asks and self.answers_old):
+            return error_answer(404, "BLOB_UPLOAD_INVALID", "blob upload invalid")
         return upload
 
     def append(self, upload: Upload, data: bytes, content_range: str | None, *, last: bool, truncated: bool) -> Answer | None:
