@@ -57,7 +57,7 @@ class Fault:
         gzip: compress it, and say so in Content-Encoding, whatever the client accepts.
         ignore_range: serve the whole with status 200.
         redirect: send the client to the storage server on another port, for the same blob.
-        piece_size: send the body in pieces of so many bytes.
+        piece_size: send the beginning of the body in 64 pieces of so many bytes.
         pause: seconds between pieces.
         stall: seconds of silence at ``cut_after``, before the connection is closed; fewer if the client goes away.
         hold: send the first half of the body, and the second when this is set or the registry stops.
@@ -150,7 +150,7 @@ TEMPORARY: Mapping[str, Fault] = {
     "hang-up-in-request-body": Fault(hang_up=True, cut_request=1),
     "reset-in-request-body": Fault(hang_up=True, cut_request=1, reset=True),
     "cut-status-line": Fault(cut_headers=7),
-    "cut-headers": Fault(cut_headers=30),
+    "cut-headers": Fault(cut_headers=30),  # http.client takes it for the end of the headers, and of an empty body
     "cut-body": Fault(cut_after=5),
     "cut-chunked-body": Fault(cut_after=5, chunked=True),
     "reset-in-body": Fault(cut_after=5, reset=True),

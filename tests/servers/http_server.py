@@ -26,6 +26,7 @@ from urllib.parse import parse_qs
 from tests.servers.faults import Fault, Injected, error_body
 
 _BODYLESS = (204, 304)
+_PIECES = 64
 _PLAIN_ON_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
 
@@ -346,9 +347,11 @@ class Handler(BaseHTTPRequestHandler):
                 pass
         if fault.piece_size:
             self.wfile.write(head)
-            for start_at in range(0, len(data), fault.piece_size):
-                self.wfile.write(data[start_at : start_at + fault.piece_size])
-                time.sleep(fault.pause)
+            for _ in range(_PIECES):
+                self.wfile.write(data[: fault.piece_size])
+                data = data[fault.piece_size :]
+                time.sleep(fault.pause if data else 0)
+            self.wfile.write(data)
         elif len(data) < 1 << 16:
             self.wfile.write(head + data)
         else:
