@@ -187,16 +187,28 @@ class Listener(ThreadingHTTPServer):
                 self.service.record(self.name, request.recv(1 << 16))
                 request.sendall(_PLAIN_ON_TLS)
             else:
-                with tls.wrap_socket(request, server_side=True) as secured:
+                with tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
                     self._connections.add(secured)
                     try:
+                        secured.do_handshake()
                         super().finish_request(secured, client_address)
+                    except ssl.SSLError:
+                        _wait_for_end(secured)
                     finally:
                         self._connections.discard(secured)
         except OSError:
             pass  # the client went away, or we closed the connection under ourselves
         finally:
             self._connections.discard(request)
+
+
+def _wait_for_end(connection: ssl.SSLSocket) -> None:
+    """Lets the client read why the handshake failed: closing while its request waits unread would be a reset."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(1.0)
+        while connection.recv(1 << 16):
+            pass
 
 
 class Handler(BaseHTTPRequestHandler):
