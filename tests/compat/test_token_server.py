@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -13,6 +16,7 @@ import trustme
 from tests import tools
 from tests.servers.authority import Authority
 from tests.servers.docker_registry import DockerRegistry, docker_registry
+from tests.servers.faults import Fault
 from tests.servers.token_server import ALL, ANONYMOUS, Account, TokenServer
 
 THREE_LAYERS = Path("testdata/three-layers")
@@ -168,3 +172,76 @@ def test_relative_locations(tmp_path: Path, relative: bool) -> None:
         registry.push(f"oci:{THREE_LAYERS}:latest", "app:1")
         started = tools.run("curl", "-sD-", "-XPOST", f"http://{registry.host}/v2/app/blobs/uploads/").stdout.decode()
         assert f"Location: {'' if relative else f'http://{registry.host}'}/v2/app/blobs/uploads/" in started
+
+
+def ask(
+    tokens: TokenServer, method: str, query: str = "", *, form: str | None = None, account: str | None = None
+) -> tuple[int, dict[str, Any]]:
+    """One request to a token server without TLS; ``account`` is ``name:password``."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
+    if account is not None:
+        headers["Authorization"] = "Basic " + base64.b64encode(account.encode()).decode()
+    with closing(http.client.HTTPConnection(tokens.host, timeout=20)) as connection:
+        connection.request(method, f"/service/token{query}", form, headers)
+        response = connection.getresponse()
+        body = response.read()
+        return response.status, json.loads(body) if body.startswith(b"{") else {}
+
+
+@pytest.fixture
+def plain(authority: Authority) -> Iterator[TokenServer]:
+    with TokenServer(authority, ACCOUNTS, encrypted=False) as tokens:
+        yield tokens
+
+
+GET = "?service=harbor-registry"
+FORM = "service=harbor-registry&client_id=test"
+
+
+def test_scopes_are_cut(plain: TokenServer) -> None:
+    scopes = "&scope=repository:team/a:pull,push&scope=repository:team/b:delete+repository:public/c:pull"
+    status, answer = ask(plain, "GET", GET + scopes, account="reader:reader")
+    assert status == 200
+    assert plain.granted(answer["token"]) == {"repository:team/a:pull"}
+    status, answer = ask(plain, "GET", GET + scopes)
+    assert plain.granted(answer["token"]) == {"repository:public/c:pull"}
+    assert plain.granted(answer["token"] + "x") is None
+    assert ask(plain, "GET", GET)[0] == 401, "who is nobody and wants nothing has no account"
+    assert ask(plain, "GET", "?service=other" + scopes)[0] == 400
+
+
+def test_answers(plain: TokenServer) -> None:
+    plain.lifetime = 5
+    answer = ask(plain, "GET", GET, account="reader:reader")[1]
+    assert answer.keys() == {"token", "expires_in", "issued_at"}
+    assert answer["expires_in"] == 5
+    for plain.token_field, plain.says_lifetime, plain.says_issue, keys in (
+        ("access_token", True, False, {"access_token", "expires_in"}),
+        ("both", False, False, {"token", "access_token"}),
+    ):
+        assert ask(plain, "GET", GET, account="reader:reader")[1].keys() == keys
+
+
+def test_forms(plain: TokenServer) -> None:
+    password = f"{FORM}&grant_type=password&username=reader&password=reader&scope=repository:team/a:pull,push"
+    status, answer = ask(plain, "POST", form=password)
+    assert (status, answer["scope"]) == (200, "repository:team/a:pull")
+    assert "refresh_token" not in answer
+    refresh_token = ask(plain, "POST", form=f"{password}&access_type=offline")[1]["refresh_token"]
+    refresh = f"{FORM}&grant_type=refresh_token&refresh_token={refresh_token}&scope=repository:team/a:pull"
+    answer = ask(plain, "POST", form=refresh)[1]
+    assert plain.granted(answer["access_token"]) == {"repository:team/a:pull"}
+    assert answer["refresh_token"] == refresh_token
+    plain.rotates = True
+    assert ask(plain, "POST", form=refresh)[1]["refresh_token"] != refresh_token
+    assert ask(plain, "POST", form=refresh)[0] == 401, "it was used"
+    assert "refresh_token" in ask(plain, "GET", f"{GET}&offline_token=true", account="reader:reader")[1]
+    assert ask(plain, "POST", form=f"{FORM}&grant_type=password&username=reader&password=wrong")[0] == 401
+    assert ask(plain, "POST", form="grant_type=password&username=reader&password=reader")[0] == 400
+    plain.post_status = 405
+    assert ask(plain, "POST", form=password)[0] == 405
+
+
+def test_faults_of_a_token_server(plain: TokenServer) -> None:
+    plain.inject("/service/token", Fault(status=503))
+    assert [ask(plain, "GET", GET, account="reader:reader")[0] for _ in range(2)] == [503, 200]
