@@ -66,7 +66,7 @@ def test_broken_connections(registry: Registry, name: str) -> None:
         expected = TimeoutError
     elif fault.reset:
         expected = ConnectionResetError
-    elif fault.cut_after is not None or fault.length_error:
+    elif fault.cut_after is not None or fault.cut_at is not None or fault.length_error:
         expected = http.client.IncompleteRead
     elif name == "cut-status-line":
         expected = http.client.BadStatusLine

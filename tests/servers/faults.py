@@ -51,6 +51,8 @@ class Fault:
 
     Attributes:
         cut_after: close the connection after so many bytes of the body.
+        cut_at: close it after this part of the body, 0 to 1, rounded down: who goes on where it was cut comes nearer to the end, and
+            never there.
         damage_at: * change the byte at this offset (of the blob, not of the range of it that was asked for).
         drop: * serve so many bytes fewer, with a Content-Length that agrees.
         append: * serve these bytes after the end, with a Content-Length that agrees.
@@ -59,7 +61,7 @@ class Fault:
         redirect: send the client to the storage server on another port, for the same blob.
         piece_size: send the beginning of the body in 64 pieces of so many bytes.
         pause: seconds between pieces.
-        stall: seconds of silence at ``cut_after``, before the connection is closed; fewer if the client goes away.
+        stall: seconds of silence at ``cut_after`` or ``cut_at``, before the connection is closed; fewer if the client goes away.
         hold: send the first half of the body, and the second when this is set or the registry stops.
 
     The connection:
@@ -73,6 +75,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     cut_after: int | None = None
+    cut_at: float | None = None
     damage_at: int | None = None
     drop: int = 0
     append: bytes = b""
@@ -99,6 +102,12 @@ class Fault:
     def in_place(self) -> bool:
         """Whether something else is sent in the place of the answer."""
         return self.hang_up or self.raw is not None or self.status is not None
+
+    def cut(self, body: bytes) -> bytes:
+        """What is sent of the body."""
+        if self.cut_at is not None:
+            return body[: int(len(body) * self.cut_at)]
+        return body if self.cut_after is None else body[: self.cut_after]
 
     def change(self, data: bytes) -> bytes:
         """The bytes that are served as this document or blob."""
@@ -151,11 +160,12 @@ TEMPORARY: Mapping[str, Fault] = {
     "reset-in-request-body": Fault(hang_up=True, cut_request=1, reset=True),
     "cut-status-line": Fault(cut_headers=7),
     "cut-headers": Fault(cut_headers=30),  # http.client takes it for the end of the headers, and of an empty body
-    "cut-body": Fault(cut_after=5),
-    "cut-chunked-body": Fault(cut_after=5, chunked=True),
-    "reset-in-body": Fault(cut_after=5, reset=True),
+    "cut-before-body": Fault(cut_after=0),
+    "cut-body": Fault(cut_at=0.5),
+    "cut-chunked-body": Fault(cut_at=0.5, chunked=True),
+    "reset-in-body": Fault(cut_at=0.5, reset=True),
     "stall-before-headers": Fault(hang_up=True, delay=_STALL),
-    "stall-in-body": Fault(cut_after=5, stall=_STALL),
+    "stall-in-body": Fault(cut_at=0.5, stall=_STALL),
     "content-length-too-long": Fault(length_error=1000),
     "408": _page(408, "Request Timeout"),
     "429": _refusal(429, "TOOMANYREQUESTS", "too many requests to upstream registry"),

@@ -345,7 +345,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_body(self, head: bytes, body: bytes) -> None:
         fault = self.fault
-        data = body if fault.cut_after is None else body[: fault.cut_after]
+        data = fault.cut(body)
         cut = len(data) < len(body)
         self.seen.sent = len(data)
         if fault.chunked:
