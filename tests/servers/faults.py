@@ -166,7 +166,6 @@ TEMPORARY: Mapping[str, Fault] = {
     "reset-in-body": Fault(cut_at=0.5, reset=True),
     "stall-before-headers": Fault(hang_up=True, delay=_STALL),
     "stall-in-body": Fault(cut_at=0.5, stall=_STALL),
-    "content-length-too-long": Fault(length_error=1000),
     "408": _page(408, "Request Timeout"),
     "429": _refusal(429, "TOOMANYREQUESTS", "too many requests to upstream registry"),
     "429-retry-after-seconds": replace(_refusal(429, "TOOMANYREQUESTS", "too many requests"), headers={"Retry-After": "1"}),
@@ -177,7 +176,7 @@ TEMPORARY: Mapping[str, Fault] = {
     "503-unavailable": _refusal(503, "UNAVAILABLE", "service unavailable"),
     "504-html": _page(504, "Gateway Time-out"),
     "400-too-many-requests": _refusal(400, "TOOMANYREQUESTS", "too many requests to upstream registry"),
-    "403-unavailable": _refusal(403, "UNAVAILABLE", "try again later"),
+    "400-unavailable": _refusal(400, "UNAVAILABLE", "try again later"),
     "500-upstream-login": _refusal(500, "UNKNOWN", "unknown: login to dockerhub error: Failed to generate login session"),
 }
 """What passes: once or twice, the client tries again and succeeds; always, it gives up with one typed error."""
@@ -218,6 +217,7 @@ WRONG: Mapping[str, Fault] = {
     "malformed-headers": Fault(raw=b"HTTP/1.1 200 OK\r\nno colon here\r\n\x00: \x01\r\nContent-Length: 0\r\n\r\n"),
     "endless-header": Fault(raw=b"HTTP/1.1 200 OK\r\nX-Long: " + 100_000 * b"x" + b"\r\n\r\n"),
     "thousand-headers": Fault(raw=b"HTTP/1.1 200 OK\r\n" + 1000 * b"X-Many: x\r\n" + b"Content-Length: 0\r\n\r\n"),
+    "content-length-too-long": Fault(length_error=1000),
     "content-length-too-short": Fault(length_error=-3),
     "negative-content-length": Fault(raw=b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n12345"),
     "two-content-lengths": Fault(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\n12345"),
