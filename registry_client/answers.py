@@ -14,8 +14,10 @@ from registry_client.errors import (
     RateLimitError,
     RegistryError,
     ServerError,
+    TooLargeError,
     UnavailableError,
     UnreachableError,
+    UnsupportedError,
 )
 from registry_client.retry import parse_retry_after
 from registry_client.strict_json import parse_object
@@ -73,6 +75,10 @@ def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryError],
         return UnavailableError, True
     if status == 404:
         return NotFoundError, False
+    if status == 413:
+        return TooLargeError, False
+    if status == 405 or codes == ("UNSUPPORTED",):
+        return UnsupportedError, False
     return ServerError, status in _TEMPORARY_STATUSES
 
 
