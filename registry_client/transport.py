@@ -302,7 +302,7 @@ def follow(method: str, url: str, location: str, led: str = "redirected") -> str
         led: what the header did to us, for messages.
 
     Raises:
-        RegistryError: it is not HTTP, or from HTTPS to plain HTTP, or from elsewhere to this machine.
+        RegistryError: it is not HTTP, or from HTTPS to plain HTTP, or from elsewhere to this machine, or to an address of the link.
     """
     request = describe(method, url)
     not_http = RegistryError(f"{request}: {led} to something that is not HTTP", request=request)
@@ -316,7 +316,7 @@ def follow(method: str, url: str, location: str, led: str = "redirected") -> str
         raise not_http
     if urlsplit(url).scheme == "https" and target.scheme == "http":
         raise RegistryError(f"{request}: {led} from HTTPS to plain HTTP at {host}", request=request)
-    if (is_loopback(host) or is_link_local(host)) and not is_loopback(from_host) and host != from_host:
+    if (is_loopback(host) and not is_loopback(from_host)) or (is_link_local(host) and host != from_host):
         raise RegistryError(f"{request}: {led} to this machine's {host}", request=request)
     return urlunsplit(target._replace(netloc=target.netloc.rpartition("@")[2], fragment=""))
 

@@ -22,10 +22,12 @@ from registry_client.errors import (
     DeniedError,
     DigestMismatchError,
     MalformedError,
+    NoConnectionError,
     NotFoundError,
     RegistryError,
     SizeMismatchError,
     TooLargeError,
+    UnreachableError,
 )
 from registry_client.manifest import Descriptor
 from registry_client.repository import Action, Answer, MakeBody, RemoteRepository
@@ -39,6 +41,7 @@ SMALLER_CHUNKS = (64 << 20, 16 << 20, 4 << 20, 1 << 20)
 
 _PIECE_SIZE = 1 << 20
 _OCTETS = {"Content-Type": "application/octet-stream"}
+_DELETED = (200, 202, 204, 404)
 _RANGE = re.compile(r"(?:bytes[= ])?0-(\d{1,19})")
 # What registries say of an upload that they gave up, or that does not hold what they were sent.
 _LOST_CODES = frozenset({"BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID", "DIGEST_INVALID", "SIZE_INVALID"})
@@ -135,7 +138,7 @@ class Upload:
         if self._state_unknown:
             self._ask_state(self._url)
         elif self._position == size or (self._position == 0 and size <= min(MONOLITHIC_MAX, self._chunk_size)):
-            self._commit(_with_digest(self._url, self._descriptor))
+            self._commit(with_digest(self._url, self._descriptor))
             return PushStatus.UPLOADED
         else:
             self._send_chunk(self._url)
@@ -158,7 +161,9 @@ class Upload:
         length = answer.header("oci-chunk-min-length")
         self._chunk_min = int(length[:19]) if length.isascii() and length.isdigit() else 0
         if not answer.header("location"):
-            raise MalformedError(f"{self._what}: the registry's answer does not say where to upload (no Location)")
+            error = MalformedError(f"{self._what}: the registry's answer does not say where to upload (no Location)")
+            error.temporary = True  # an answer that was cut within its headers looks like one that had no more
+            raise error
         self._move(answer)
         return None
 
@@ -186,11 +191,8 @@ class Upload:
         answer = self._send_body("PATCH", url, start, end, headers, (201, 202, 204))
         self._move(answer)
         acknowledged = _acknowledged(answer, self._what)
-        if acknowledged == 1 < end:
-            # distribution says 0-0 for one byte, and for none.
-            self._abandon()
-        else:
-            self._set_position(end if acknowledged is None else acknowledged)
+        # 0-0 is what distribution says for nothing, too. Behind a status of success it tells nothing; in the end the digest does.
+        self._set_position(end if acknowledged in (None, 1) else acknowledged)
 
     def _ask_state(self, url: str) -> None:
         """Learns what the registry has after a request whose end is unknown."""
@@ -205,7 +207,7 @@ class Upload:
         self._move(answer)
         if self._sent == 0:
             self._set_position(0)
-        elif acknowledged is None or (acknowledged == 1 < self._sent):
+        elif acknowledged is None or acknowledged == 1 < self._sent:
             self._abandon()
         else:
             self._set_position(acknowledged)
@@ -315,9 +317,16 @@ class Upload:
         url, self._url = self._url, None
         self._position = self._sent = 0
         self._state_unknown = False
-        if url is not None:
-            with suppress(RegistryError):
-                self._send("DELETE", url, expected=(200, 202, 204, 404))
+        if url is None:
+            return
+        with suppress(RegistryError):
+            try:
+                self._send("DELETE", url, expected=_DELETED)
+            except NoConnectionError:
+                raise
+            except UnreachableError:
+                # Who refuses a body closes the connection, and we may learn it only now.
+                self._send("DELETE", url, expected=_DELETED)
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
@@ -410,7 +419,7 @@ def _acknowledged(answer: Answer, what: str) -> int | None:
     return int(found[1]) + 1
 
 
-def _with_digest(url: str, descriptor: Descriptor) -> str:
+def with_digest(url: str, descriptor: Descriptor) -> str:
     """The URL of the PUT. What the registry put into the query stays as it is: it may be signed."""
     parts = urlsplit(url)
     query = f"digest={descriptor.digest}"
