@@ -75,7 +75,8 @@ def push_image(
     Args:
         destination: with a tag; with a digest, too, the image must have that digest. With a digest alone, no tag is written.
         options, connections: for the destination.
-        platform: of an index, push the manifest for this platform alone; None pushes all, with attestations.
+        platform: of an index, push the manifest for this platform alone, as `ImageSource.resolve` chooses it, which must be an image
+            that can run; None pushes all, with attestations.
         mount_candidates: repositories of the destination's registry that may have some of the blobs. A source in the same registry is
             tried in any case.
 

@@ -77,7 +77,10 @@ class Answer:
         return value
 
     def close(self) -> None:
-        """Gives the connection back without reading the body."""
+        """Gives the connection back without reading the body. Where there is one, the connection ends."""
+        if self.response.request.method == "HEAD" or self.header("content-length") == "0":
+            with suppress(UnreachableError):
+                read_raw(self.response, 1, self.url)  # only who reads it learns that an empty body has ended
         self.response.close()
 
 

@@ -27,6 +27,7 @@ from registry_client.errors import (
     RegistryError,
     SizeMismatchError,
     TooLargeError,
+    UnavailableError,
     UnreachableError,
 )
 from registry_client.manifest import Descriptor
@@ -192,7 +193,10 @@ class Upload:
         self._move(answer)
         acknowledged = _acknowledged(answer, self._what)
         # 0-0 is what distribution says for nothing, too. Behind a status of success it tells nothing; in the end the digest does.
-        self._set_position(end if acknowledged in (None, 1) else acknowledged)
+        position = end if acknowledged is None or acknowledged == 1 else acknowledged
+        self._set_position(position)
+        if position <= start:
+            raise UnavailableError(f"{self._what}: the registry took nothing of bytes {start} to {end - 1}, it has {position}")
 
     def _ask_state(self, url: str) -> None:
         """Learns what the registry has after a request whose end is unknown."""

@@ -22,7 +22,7 @@ from registry_client.errors import DeniedError, NotFoundError, UnsupportedError
 from registry_client.manifest import Descriptor
 from registry_client.options import Options
 from registry_client.platform import Platform
-from registry_client.push import PushEvent, push_image
+from registry_client.push import BLOBS_AT_ONCE, PushEvent, push_image
 from registry_client.reference import Reference
 from registry_client.retry import RetryPolicy
 from registry_client.server import Connections
@@ -161,6 +161,12 @@ def test_from_registry_to_registry(registry: DockerRegistry, tmp_path: Path) -> 
         tools.run("skopeo", "copy", "--src-tls-verify=false", f"docker://{other.host}/copy/of:it", f"dir:{tmp_path}/dir")
 
 
+def test_connections_are_kept(registry: DockerRegistry) -> None:
+    with CuttingProxy(registry.host) as proxy:
+        push(f"oci:{THREE_LAYERS}", f"{proxy.host}/kept:1")
+        assert proxy.connections <= 1 + BLOBS_AT_ONCE, "the first finds out that it is plain HTTP"
+
+
 def test_nothing_is_sent_that_is_there(registry: DockerRegistry) -> None:
     reference = f"{registry.host}/again:1"
     events: list[PushEvent] = []
@@ -266,7 +272,7 @@ def test_memory(registry: DockerRegistry) -> None:
 
 
 def test_tokens(tmp_path: Path) -> None:
-    """Tokens of one second, over TLS, from a server that leaves out of them what the account may not do."""
+    """Tokens of five seconds, over TLS, from a server that leaves out of them what the account may not do."""
     authority = Authority(tmp_path / "ca")
     accounts = {
         USERNAME: Account(PASSWORD, {"team/*": {"pull", "push", "delete"}, "secret/*": set()}),
@@ -274,7 +280,7 @@ def test_tokens(tmp_path: Path) -> None:
     }
     layout = write_layout(tmp_path / "layout", {"1": build_image([make_tar({"random": big_blob(6 * MIB)[1]})])})
     with (
-        TokenServer(authority, accounts, lifetime=1) as tokens,
+        TokenServer(authority, accounts, lifetime=5) as tokens,
         docker_registry(tmp_path / "registry", tls=authority.server, token_server=tokens) as registry,
     ):
         options = replace(OPTIONS, ca_file=authority.ca_file, credential=Credential(USERNAME, PASSWORD), upload_chunk=500_000)

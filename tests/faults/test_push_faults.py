@@ -41,6 +41,7 @@ from registry_client.retry import RetryPolicy
 from registry_client.source import open_source
 from registry_client.uploads import PushStatus
 from registry_client.writer import RepositoryWriter
+from tests.servers.authority import Authority
 from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.faults import ENDPOINTS, LOST_ANSWERS, REFUSED, TEMPORARY, Injected
 from tests.servers.images import OCI_INDEX, OCI_MANIFEST, build_image, digest_of, make_tar, write_docker_archive, write_layout
@@ -309,6 +310,46 @@ def test_a_registry_that_stored_other_bytes_is_given_them_again(registry: Regist
     registry.inject("uploads/", Fault(status=400, body=body), method="PUT")
     assert push(registry, BIG) is PushStatus.UPLOADED
     assert stored(registry, BIG)
+
+
+def test_a_registry_that_takes_nothing(registry: Registry) -> None:
+    struck = registry.inject("uploads/", Fault(status=202, headers={"Range": "0-5"}), times=ALWAYS, method="PATCH")
+    registry.inject("uploads/", Fault(status=204, headers={"Range": "0-5"}), times=ALWAYS, method="GET")
+    with pytest.raises(UnavailableError, match="took nothing of bytes 6 to 4999999, it has 6"):
+        push(registry, BIG)
+    assert struck.hits == 1 + QUICK.retry.tries
+
+
+def test_chunks_come_from_one_reading_of_the_source(registry: Registry) -> None:
+    opened: list[int] = []
+
+    def read(offset: int) -> Iterator[bytes]:
+        opened.append(offset)
+        yield BIG[offset : offset + 1_234_567]
+        yield b""
+        yield BIG[offset + 1_234_567 :]
+
+    with RepositoryClient(registry.host, "app", QUICK) as client:
+        writer = RepositoryWriter(client.primary, 1_000_000)
+        assert writer.push_blob(describe(BIG), read) is PushStatus.UPLOADED
+        assert opened == [0]
+        opened.clear()
+        registry.inject("uploads/", Fault(hang_up=True, after=True, cut_request=400_000), method="PATCH")
+        assert writer.push_blob(describe(BIG[1:]), lambda offset: read(offset + 1)) is PushStatus.UPLOADED
+        assert opened == [1, 400_001]
+    assert stored(registry, BIG)
+    assert stored(registry, BIG[1:])
+
+
+def test_a_location_in_plain_http(tmp_path: Path) -> None:
+    """As of a registry behind a proxy that does not tell it about HTTPS."""
+    authority = Authority(tmp_path)
+    with Registry(tls=authority.server_context()) as registry:
+        location = f"http://{registry.host}/v2/app/blobs/uploads/1?_state=canary"
+        registry.inject("uploads/", Fault(status=202, headers={"Location": location}), method="POST")
+        with pytest.raises(RegistryError, match=r"the upload was sent from HTTPS to plain HTTP at 127\.0\.0\.1$"):
+            push(registry, SMALL, replace(QUICK, ca_file=authority.ca_file))
+        assert methods(registry)[-1] == "POST"
 
 
 @pytest.mark.parametrize("value", ["5-9", "0-", "items 0-5", "0-99999999999999999999999999"])

@@ -22,6 +22,7 @@ class CuttingProxy:
         host: ``127.0.0.1:port``.
         passed: bytes that clients sent to the target, on all connections.
         cuts: how often a connection was closed.
+        connections: how many were made.
     """
 
     def __init__(self, target: str) -> None:
@@ -31,6 +32,7 @@ class CuttingProxy:
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.passed = 0
         self.cuts = 0
+        self.connections = 0
         self._cut_at: int | None = None
         self._cut_before: tuple[bytes, int] | None = None
         self._pause_before: tuple[bytes, float] | None = None
@@ -71,6 +73,7 @@ class CuttingProxy:
             except OSError:
                 return
             server = socket.create_connection(self._target)
+            self.connections += 1
             self._sockets += [client, server]
             for source, sink, upwards in ((client, server, True), (server, client, False)):
                 thread = threading.Thread(target=self._pass, args=(source, sink, upwards), name="cutting proxy")
