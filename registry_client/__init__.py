@@ -35,10 +35,13 @@ if TYPE_CHECKING:
     from registry_client.manifest import Descriptor, Index, Manifest
     from registry_client.options import Options, Places, Policy, RegistryOptions
     from registry_client.platform import Platform
+    from registry_client.push import PushEvent, push_image
     from registry_client.reference import Reference
     from registry_client.retry import RetryPolicy
     from registry_client.server import Connections
     from registry_client.source import ImageSource, open_source
+    from registry_client.uploads import PushStatus
+    from registry_client.writer import RepositoryWriter
 
 __all__ = [
     "BlobStream",
@@ -60,10 +63,13 @@ __all__ = [
     "Places",
     "Platform",
     "Policy",
+    "PushEvent",
+    "PushStatus",
     "Reference",
     "RegistryError",
     "RegistryOptions",
     "RepositoryClient",
+    "RepositoryWriter",
     "RetryPolicy",
     "UnavailableError",
     "UnsupportedError",
@@ -71,6 +77,7 @@ __all__ = [
     "erase_credential",
     "find_credential",
     "open_source",
+    "push_image",
     "store_credential",
 ]
 
@@ -89,14 +96,18 @@ _ELSEWHERE = {
     "Places": "options",
     "Platform": "platform",
     "Policy": "options",
+    "PushEvent": "push",
+    "PushStatus": "uploads",
     "Reference": "reference",
     "RegistryOptions": "options",
     "RepositoryClient": "client",
+    "RepositoryWriter": "writer",
     "RetryPolicy": "retry",
     "check_login": "login",
     "erase_credential": "credentials",
     "find_credential": "credentials",
     "open_source": "source",
+    "push_image": "push",
     "store_credential": "credentials",
 }
 """Modules of the names that are no error."""

@@ -14,8 +14,10 @@ from registry_client.errors import (
     RateLimitError,
     RegistryError,
     ServerError,
+    TooLargeError,
     UnavailableError,
     UnreachableError,
+    UnsupportedError,
 )
 from registry_client.retry import parse_retry_after
 from registry_client.strict_json import parse_object
@@ -65,14 +67,20 @@ def next_page(response: requests.Response, url: str) -> str | None:
 
 def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryError], bool]:
     """Kind of the error, and whether it is worth another try."""
-    if status in (401, 403, 412):  # 412 with PROJECTPOLICYVIOLATION is Harbor's "this image is too vulnerable"
+    says_later = bool(codes) and _TEMPORARY_CODES.issuperset(codes)
+    # 412 with PROJECTPOLICYVIOLATION is Harbor's "this image is too vulnerable".
+    if status in (401, 412) or (status == 403 and not says_later):
         return DeniedError, False
     if status == 429 or "TOOMANYREQUESTS" in codes:
         return RateLimitError, True
-    if codes and _TEMPORARY_CODES.issuperset(codes):
+    if says_later:
         return UnavailableError, True
     if status == 404:
         return NotFoundError, False
+    if status == 413:
+        return TooLargeError, False
+    if status == 405 or codes == ("UNSUPPORTED",):
+        return UnsupportedError, False
     return ServerError, status in _TEMPORARY_STATUSES
 
 

@@ -99,7 +99,7 @@ class RepositoryClient:
             RegistryError: all else that keeps us from reading it.
         """
         what = f"manifest for {what or _named(self.name, tag_or_digest)}"
-        return self._first(lambda place: self._read_manifest(place, tag_or_digest, what), by_digest=":" in tag_or_digest)
+        return self._first(lambda place: read_manifest(place, tag_or_digest, what), by_digest=":" in tag_or_digest)
 
     def find_manifest(self, tag_or_digest: str) -> Descriptor | None:
         """What a tag or digest names, without its contents (HEAD); None if there is nothing.
@@ -117,7 +117,7 @@ class RepositoryClient:
             answer.close()
             if answer.status == 404:
                 return None
-            return _descriptor_of(answer) or _describe(self._read_manifest(place, tag_or_digest, what))
+            return _descriptor_of(answer) or _describe(read_manifest(place, tag_or_digest, what))
 
         return self._first(ask, by_digest=":" in tag_or_digest)
 
@@ -206,23 +206,6 @@ class RepositoryClient:
             place.server.rest()
         self._options.on_fallback(f"{place.endpoint.host}: {error}; asking {following.endpoint.host}")
 
-    def _read_manifest(self, place: RemoteRepository, tag_or_digest: str, what: str) -> Document:
-        headers = {"Accept": media_types.ACCEPT_MANIFESTS}
-
-        def read() -> tuple[Answer, bytes]:
-            answer = place.send("GET", f"manifests/{tag_or_digest}", what, headers=headers)
-            return answer, read_body(answer.response, SIZE_MAX, what)
-
-        answer, data = place.retried(read)
-        media_type = answer.header("content-type").partition(";")[0].strip()
-        claimed = answer.header("docker-content-digest")
-        digest = Digest(tag_or_digest) if ":" in tag_or_digest else Digest.of(data)
-        if not digest.names(data):
-            raise DigestMismatchError(f"manifest {digest} of {self.name}: the {len(data)} bytes received have {Digest.of(data)}")
-        if claimed.startswith("sha256:") and claimed != Digest.of(data):
-            raise DigestMismatchError(f"{what}: the registry says {claimed[:80]!r}, the bytes are {Digest.of(data)}")
-        return Document(data, media_type, digest)
-
     def _read_referrers(self, place: RemoteRepository, digest: Digest, artifact_type: str | None, what: str) -> list[Descriptor]:
         query = f"?artifactType={artifact_type}" if artifact_type else ""
         try:
@@ -237,7 +220,7 @@ class RepositoryClient:
     def _read_referrers_tag(self, place: RemoteRepository, digest: Digest) -> list[Descriptor]:
         what = f"referrers of {self.name}@{digest}"
         try:
-            document = self._read_manifest(place, referrers_tag(digest), what)
+            document = read_manifest(place, referrers_tag(digest), what)
         except NotFoundError:
             return []
         return list(_index(document.data, what).manifests)
@@ -290,6 +273,25 @@ class _BlobPlaces:
                 del self._places[0]
                 self._tries = [start]
                 self._move_on(place, self._places[0], error)
+
+
+def read_manifest(place: RemoteRepository, tag_or_digest: str, what: str) -> Document:
+    """The manifest or index of a tag or digest at one place; see `RepositoryClient.manifest`."""
+    headers = {"Accept": media_types.ACCEPT_MANIFESTS}
+
+    def read() -> tuple[Answer, bytes]:
+        answer = place.send("GET", f"manifests/{tag_or_digest}", what, headers=headers)
+        return answer, read_body(answer.response, SIZE_MAX, what)
+
+    answer, data = place.retried(read)
+    media_type = answer.header("content-type").partition(";")[0].strip()
+    claimed = answer.header("docker-content-digest")
+    digest = Digest(tag_or_digest) if ":" in tag_or_digest else Digest.of(data)
+    if not digest.names(data):
+        raise DigestMismatchError(f"manifest {digest} of {place.name}: the {len(data)} bytes received have {Digest.of(data)}")
+    if claimed.startswith("sha256:") and claimed != Digest.of(data):
+        raise DigestMismatchError(f"{what}: the registry says {claimed[:80]!r}, the bytes are {Digest.of(data)}")
+    return Document(data, media_type, digest)
 
 
 def referrers_tag(digest: Digest) -> str:

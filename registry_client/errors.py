@@ -8,7 +8,7 @@
     ├── DeniedError              login needed, or not enough rights
     ├── UnavailableError         does not answer, or not now: UnreachableError, TlsError, RateLimitError, ServerError
     ├── CorruptError             DigestMismatchError, SizeMismatchError, MalformedError
-    ├── UnsupportedError         schema 1, artifacts, encrypted or foreign layers
+    ├── UnsupportedError         schema 1, artifacts, encrypted or foreign layers; what a registry does not do: TooLargeError
     └── CancelledError           somebody called ``BlobStream.cancel``
 
 Messages name the object, then what is wrong. They never hold credentials, tokens or the query of a URL.
@@ -140,6 +140,10 @@ class MalformedError(CorruptError):
 
 class UnsupportedError(RegistryError):
     """Legal, known, and not done."""
+
+
+class TooLargeError(UnsupportedError):
+    """Status 413: the registry, or a proxy before it, takes no request of this size."""
 
 
 class CancelledError(RegistryError):

@@ -77,7 +77,10 @@ class Answer:
         return value
 
     def close(self) -> None:
-        """Gives the connection back without reading the body."""
+        """Gives the connection back without reading the body. Where there is one, the connection ends."""
+        if self.response.request.method == "HEAD" or self.header("content-length") == "0":
+            with suppress(UnreachableError):
+                read_raw(self.response, 1, self.url)  # only who reads it learns that an empty body has ended
         self.response.close()
 
 
@@ -88,6 +91,8 @@ class RemoteRepository:
         endpoint: where it is.
         server: whose API it is below.
         name: registry and repository, as the user calls them.
+        retry: how often, and how long between.
+        on_retry: told before each wait.
     """
 
     def __init__(
@@ -101,8 +106,9 @@ class RemoteRepository:
         self.endpoint = endpoint
         self.server = connections.server(endpoint)
         self.name = name
+        self.retry = options.retry.for_mirror() if endpoint.is_mirror else options.retry
+        self.on_retry = options.on_retry
         self._options = options
-        self._retry = options.retry.for_mirror() if endpoint.is_mirror else options.retry
         self._credential = credential
         self._found: Authorizer | None = None
 
@@ -127,7 +133,7 @@ class RemoteRepository:
 
     def retried(self, act: Callable[[], T]) -> T:
         """Does something again as often as the policy allows."""
-        return self._retry.run(act, self._options.on_retry)
+        return self.retry.run(act, self.on_retry)
 
     def send(
         self,
@@ -171,7 +177,7 @@ class RemoteRepository:
         self.server.reached = True
         if response.status_code in expected:
             return Answer(response, came_from)
-        raise self._error(response, came_from, what, action, elsewhere=origin(came_from) != origin(url))
+        raise self._error(response, came_from, what, action, elsewhere=origin(came_from) != origin(self.server.base))
 
     def open_body(self, descriptor: Descriptor, start: int) -> HttpBody:
         """One try to get the bytes of a blob from ``start`` on.

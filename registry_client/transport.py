@@ -98,7 +98,7 @@ class Transport:
                 raise RegistryError(
                     f"{describe(method, url)}: redirected, which only a GET or HEAD may be", request=describe(method, url)
                 )
-            target = _redirect_target(method, url, response.headers["location"])
+            target = follow(method, url, response.headers["location"])
             if origin(target) != origin(url):
                 if not leaves:
                     raise RegistryError(
@@ -131,6 +131,9 @@ class Transport:
     ) -> requests.Response:
         session = self._session(reach.tls)
         timeout = (reach.connect_timeout or self._options.connect_timeout, self._options.read_timeout)
+        if isinstance(body, SizedBody):
+            # On a new connection each piece of a body may take as long as the connection itself, which is for packets, not for megabytes.
+            timeout = (max(timeout), self._options.read_timeout)
         try:
             request = requests.Request(method, url, headers=dict(headers), data=body).prepare()
             response = session.send(
@@ -291,17 +294,31 @@ def read_raw(response: requests.Response, size: int, what: str) -> bytes:
     return data
 
 
-def _redirect_target(method: str, url: str, location: str) -> str:
+def follow(method: str, url: str, location: str, led: str = "redirected") -> str:
+    """The URL that a ``Location`` header leads to, once it is known to be one to which a request may go.
+
+    Args:
+        method, url: of the request that was answered with the header.
+        led: what the header did to us, for messages.
+
+    Raises:
+        RegistryError: it is not HTTP, or from HTTPS to plain HTTP, or from elsewhere to this machine, or to an address of the link.
+    """
     request = describe(method, url)
-    target = urlsplit(urljoin(url, location))
+    not_http = RegistryError(f"{request}: {led} to something that is not HTTP", request=request)
+    try:
+        target = urlsplit(urljoin(url, location))
+        usable = target.scheme in ("http", "https") and target.port != 0
+    except ValueError:
+        raise not_http from None
     host, from_host = target.hostname or "", urlsplit(url).hostname or ""
-    if target.scheme not in ("http", "https") or not host:
-        raise RegistryError(f"{request}: redirected to something that is not HTTP", request=request)
+    if not host or not usable:
+        raise not_http
     if urlsplit(url).scheme == "https" and target.scheme == "http":
-        raise RegistryError(f"{request}: redirected from HTTPS to plain HTTP at {host}", request=request)
-    if (is_loopback(host) or is_link_local(host)) and not is_loopback(from_host) and host != from_host:
-        raise RegistryError(f"{request}: redirected to this machine's {host}", request=request)
-    return urlunsplit(target._replace(netloc=target.netloc.rpartition("@")[2]))
+        raise RegistryError(f"{request}: {led} from HTTPS to plain HTTP at {host}", request=request)
+    if (is_loopback(host) and not is_loopback(from_host)) or (is_link_local(host) and host != from_host):
+        raise RegistryError(f"{request}: {led} to this machine's {host}", request=request)
+    return urlunsplit(target._replace(netloc=target.netloc.rpartition("@")[2], fragment=""))
 
 
 def _translate(error: requests.RequestException, method: str, url: str) -> RegistryError:
