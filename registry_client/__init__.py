@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from registry_client.reference import Reference
     from registry_client.retry import RetryPolicy
     from registry_client.server import Connections
-    from registry_client.source import ImageSource, open_source
+    from registry_client.source import ImageSource, list_tags, open_source
 
 __all__ = [
     "BlobStream",
@@ -70,6 +70,7 @@ __all__ = [
     "check_login",
     "erase_credential",
     "find_credential",
+    "list_tags",
     "open_source",
     "store_credential",
 ]
@@ -96,6 +97,7 @@ _ELSEWHERE = {
     "check_login": "login",
     "erase_credential": "credentials",
     "find_credential": "credentials",
+    "list_tags": "source",
     "open_source": "source",
     "store_credential": "credentials",
 }

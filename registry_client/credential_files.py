@@ -103,6 +103,7 @@ def read_credential_file(path: Path, *, named: bool) -> CredentialFile | None:
 
     Raises:
         MalformedError: no JSON object, or too big.
+        InvalidError: a directory.
         DeniedError: may not be read.
         RegistryError: cannot be read.
     """
@@ -115,6 +116,8 @@ def read_credential_file(path: Path, *, named: bool) -> CredentialFile | None:
         if named:
             raise DeniedError(f"{path}: {error.strerror}") from None
         return None
+    except IsADirectoryError:
+        raise InvalidError(f"{path}: is a directory, not a file") from None
     except OSError as error:
         raise RegistryError(f"{path}: {error.strerror}") from None
     return CredentialFile(data, str(path), bare=path.name == _LEGACY_NAME)
