@@ -151,7 +151,7 @@ def manifest(session: Session, reference: str, raw: bool, platform: str | None) 
 def _parse_registry(text: str) -> str:
     """The registry as references name it; a scheme, and docker's ``/v1/``, may be there."""
     from registry_client.errors import InvalidReferenceError
-    from registry_client.hosts import parse_host, same_host
+    from registry_client.hosts import name_registry, parse_host, same_host
     from registry_client.reference import Reference
 
     shown = text.rpartition("@")[2]  # what stands before it may be a password
@@ -168,7 +168,7 @@ def _parse_registry(text: str) -> str:
             f"{shown!r}: no registry: it has no dot and no port, so references take it for a part of Docker Hub",
             hint=f"write {name}:443, here and in references",
         )
-    return found
+    return name_registry(found)
 
 
 def _read_password() -> str:
