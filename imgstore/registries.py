@@ -19,7 +19,8 @@ from registry_client import errors as registry_errors
 _HINTS: tuple[tuple[type[registry_errors.RegistryError], str], ...] = (
     (registry_errors.NoMatchingPlatformError, "choose one that it has with --platform OS/ARCH[/VARIANT]"),
     (registry_errors.UnknownHostError, "is the registry's name spelled right?"),
-    (registry_errors.DeniedError, "log in with: imgstore login REGISTRY"),
+    (registry_errors.CertificateError, "name the authority that signed it, and your own certificate, with --cert-dir"),
+    (registry_errors.PlainHttpError, "--insecure-registry HOST allows it for one registry"),
 )
 
 _KINDS: tuple[tuple[type[registry_errors.RegistryError], type[ImgstoreError]], ...] = (
@@ -43,6 +44,8 @@ def translated() -> Iterator[None]:
 def translate(error: registry_errors.RegistryError) -> ImgstoreError:
     """The ImgstoreError that says the same."""
     hint = next((text for kind, text in _HINTS if isinstance(error, kind)), "")
+    if isinstance(error, registry_errors.DeniedError) and error.registry:
+        hint = f"log in with: imgstore login {error.registry}"
     if isinstance(error, registry_errors.UnavailableError):
         if error.retry_after:
             hint = f"the registry asks to try again in {error.retry_after:.0f} s"

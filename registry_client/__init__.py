@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from registry_client.reference import Reference
     from registry_client.retry import RetryPolicy
     from registry_client.server import Connections
-    from registry_client.source import ImageSource, open_source
+    from registry_client.source import ImageSource, list_tags, open_source
     from registry_client.uploads import PushStatus
     from registry_client.writer import RepositoryWriter
 
@@ -76,6 +76,7 @@ __all__ = [
     "check_login",
     "erase_credential",
     "find_credential",
+    "list_tags",
     "open_source",
     "push_image",
     "store_credential",
@@ -106,6 +107,7 @@ _ELSEWHERE = {
     "check_login": "login",
     "erase_credential": "credentials",
     "find_credential": "credentials",
+    "list_tags": "source",
     "open_source": "source",
     "push_image": "push",
     "store_credential": "credentials",

@@ -15,6 +15,7 @@ from registry_client.answers import next_page
 from registry_client.blobs import BlobStream
 from registry_client.digest import Digest
 from registry_client.errors import (
+    DeniedError,
     DigestMismatchError,
     InvalidDigestError,
     MalformedError,
@@ -80,6 +81,7 @@ class RepositoryClient:
         self.primary = RemoteRepository(primary, self.name, shared, options)
         """The registry itself, for writes."""
         self._places = [RemoteRepository(endpoint, self.name, shared, options) for endpoint in endpoints]
+        self._closed_to_us: set[RemoteRepository] = set()
 
     @classmethod
     def of(cls, reference: Reference, options: Options | None = None, connections: Connections | None = None) -> Self:
@@ -199,11 +201,13 @@ class RepositoryClient:
         serving = [
             place for place in self._places if (place.endpoint.serves_digests if by_digest else place.endpoint.serves_tags)
         ] or [self.primary]
-        return [place for place in serving[:-1] if not place.server.rests] + serving[-1:]
+        return [place for place in serving[:-1] if not (place.server.rests or place in self._closed_to_us)] + serving[-1:]
 
     def _move_on(self, place: RemoteRepository, following: RemoteRepository, error: RegistryError) -> None:
         if isinstance(error, UnavailableError):
             place.server.rest()
+        elif isinstance(error, DeniedError):
+            self._closed_to_us.add(place)
         self._options.on_fallback(f"{place.endpoint.host}: {error}; asking {following.endpoint.host}")
 
     def _read_referrers(self, place: RemoteRepository, digest: Digest, artifact_type: str | None, what: str) -> list[Descriptor]:

@@ -103,6 +103,7 @@ def read_credential_file(path: Path, *, named: bool) -> CredentialFile | None:
 
     Raises:
         MalformedError: no JSON object, or too big.
+        InvalidError: a directory.
         DeniedError: may not be read.
         RegistryError: cannot be read.
     """
@@ -115,6 +116,8 @@ def read_credential_file(path: Path, *, named: bool) -> CredentialFile | None:
         if named:
             raise DeniedError(f"{path}: {error.strerror}") from None
         return None
+    except IsADirectoryError as error:
+        raise InvalidError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise RegistryError(f"{path}: {error.strerror}") from None
     return CredentialFile(data, str(path), bare=path.name == _LEGACY_NAME)
@@ -135,7 +138,7 @@ def update_auths(path: Path, change: Callable[[dict[str, Any]], bool]) -> bool:
 
     Raises:
         MalformedError: the file is there, but broken; it stays as it is.
-        InvalidError: there is something else than a regular file.
+        InvalidError: there is something else than a regular file, or the directory cannot be one.
         DeniedError: may not be written.
         UnavailableError: another process keeps the lock.
         RegistryError: cannot be written.
@@ -161,10 +164,11 @@ def update_auths(path: Path, change: Callable[[dict[str, Any]], bool]) -> bool:
                 raise InvalidError(f"{path}: would have {len(new)} bytes, more than {FILE_SIZE_MAX}")
             _replace(target, new, owner)
             return True
-    except PermissionError as error:
-        raise DeniedError(f"{path}: {error.strerror}") from None
+    except (FileExistsError, NotADirectoryError) as error:  # a file where a directory has to be
+        raise InvalidError(f"{path}: {error.strerror}") from None
     except OSError as error:
-        raise RegistryError(f"{path}: {error.strerror}") from None
+        kind = DeniedError if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else RegistryError
+        raise kind(f"{path}: {error.strerror}") from None
 
 
 def _spellings(fields: Fields, registry: str) -> list[str]:

@@ -73,7 +73,7 @@ class DockerArchiveSource:
         self._path = path
         self._files = files
         self._names: dict[Digest, str] = {}
-        self._images = self._read_manifest()
+        self._images = _read_manifest(path, files)
         self._image, self.reference = self._select(selector)
 
     def resolve(self, platform: Platform | None) -> Image:
@@ -116,22 +116,11 @@ class DockerArchiveSource:
 
     def tags(self) -> list[str]:
         """The tags of all images of the archive."""
-        tags = (reference.tag for image in self._images for reference in image.references)
-        return list(dict.fromkeys(tag for tag in tags if tag is not None))
+        return _tags_of(self._images)
 
     def close(self) -> None:
         """See ImageSource."""
         self._files.close()
-
-    def _read_manifest(self) -> list[_ArchivedImage]:
-        what = f"{self._path}: manifest.json"
-        if "manifest.json" not in self._files:
-            raise NotFoundError(f"{self._path}: not a docker-archive (it has no file manifest.json)")
-        entries = parse_json(read_file(self._files, "manifest.json", MANIFEST_SIZE_MAX), what, size_max=MANIFEST_SIZE_MAX)
-        images = [_parse_image(entry) for entry in Fields({"images": entries}, what).objects("images", maximum=IMAGES_MAX)]
-        if not images:
-            raise NotFoundError(f"{self._path}: holds no image")
-        return images
 
     def _select(self, selector: str | None) -> tuple[_ArchivedImage, Reference | None]:
         if selector is None:
@@ -184,6 +173,27 @@ class DockerArchiveSource:
         while piece := body.read(_HASH_CHUNK):
             running.update(piece)
         return Digest(f"sha256:{running.hexdigest()}")
+
+
+def read_tags(path: PurePath, files: ArchiveFiles) -> list[str]:
+    """The tags of all images of an archive, whether there is one or many. Raises what DockerArchiveSource raises about the archive."""
+    return _tags_of(_read_manifest(path, files))
+
+
+def _read_manifest(path: PurePath, files: ArchiveFiles) -> list[_ArchivedImage]:
+    what = f"{path}: manifest.json"
+    if "manifest.json" not in files:
+        raise NotFoundError(f"{path}: not a docker-archive (it has no file manifest.json)")
+    entries = parse_json(read_file(files, "manifest.json", MANIFEST_SIZE_MAX), what, size_max=MANIFEST_SIZE_MAX)
+    images = [_parse_image(entry) for entry in Fields({"images": entries}, what).objects("images", maximum=IMAGES_MAX)]
+    if not images:
+        raise NotFoundError(f"{path}: holds no image")
+    return images
+
+
+def _tags_of(images: list[_ArchivedImage]) -> list[str]:
+    tags = (reference.tag for image in images for reference in image.references)
+    return list(dict.fromkeys(tag for tag in tags if tag is not None))
 
 
 def _parse_image(fields: Fields) -> _ArchivedImage:

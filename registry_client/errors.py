@@ -79,7 +79,13 @@ class NoMatchingPlatformError(NotFoundError):
 
 
 class DeniedError(RegistryError):
-    """A login is needed, or the account has not the right."""
+    """A login is needed, or the account has not the right.
+
+    Attributes:
+        registry: where another login may help, as in a Reference; empty where none would.
+    """
+
+    registry = ""
 
 
 class UnavailableError(RegistryError):
@@ -107,7 +113,7 @@ class TlsError(UnavailableError):
 
 
 class CertificateError(TlsError):
-    """The certificate is from an unknown authority, for another name, or out of date."""
+    """The certificate is from an unknown authority, for another name, or out of date; or the server does not take ours."""
 
 
 class PlainHttpError(TlsError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from registry_client.errors import InvalidError
-from registry_client.hosts import DOCKER_HUB_NAMES, Host, parse_host
+from registry_client.hosts import DOCKER_HUB_NAMES, PORT_MAX, Host, parse_host
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -44,13 +44,13 @@ class HostPattern:
         if network is not None:
             return cls("", None, network)
         host = parse_host(text)
-        if host is not None:
+        if host is not None and host.port <= PORT_MAX:
             return cls(host.name, host.port if host.has_port else None)
         found = _GLOB.fullmatch(text) if len(text) <= _LENGTH_MAX else None
-        if found is None:
+        port = None if found is None or found["port"] in (None, "*") else int(found["port"])
+        if found is None or (port is not None and port > PORT_MAX):
             raise InvalidError(f"{what}: {text[:_LENGTH_MAX]!r} is no host, no pattern of hosts and no network")
-        port = found["port"]
-        return cls(found["name"].lower(), None if port in (None, "*") else int(port))
+        return cls(found["name"].lower(), port)
 
     def matches(self, host: Host) -> bool:
         """Whether the host is meant; Docker Hub by each of its names."""

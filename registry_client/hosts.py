@@ -14,6 +14,7 @@ DOCKER_HUB = "docker.io"
 DOCKER_HUB_API = "registry-1.docker.io"
 DOCKER_HUB_NAMES = (DOCKER_HUB, DOCKER_HUB_API, "index.docker.io")
 HTTPS_PORT = 443
+PORT_MAX = 65535
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -49,14 +49,7 @@ class LayoutSource:
         self.name = name
         self._files = files
         self._path = path
-        try:
-            marker = parse_object(read_file(files, "oci-layout", _LAYOUT_SIZE_MAX), f"{path}/oci-layout")
-        except NotFoundError:
-            raise NotFoundError(f"{path}: not an OCI image layout (it has no file oci-layout)") from None
-        version = marker.string("imageLayoutVersion")
-        if not version.startswith("1."):
-            raise UnsupportedError(f"{path}: OCI image layout of version {version[:40]!r}, not 1.x")
-        self._index = self._read_index()
+        self._index = _read_index(path, files)
         self._entries = self._select(tag)
         self.reference = _reference_of(self._entries[0], path)
 
@@ -91,19 +84,11 @@ class LayoutSource:
 
     def tags(self) -> list[str]:
         """The names that the layout gives to its images."""
-        names = (entry.annotations.get(REF_NAME, "") for entry in self._index.manifests)
-        return [name for name in dict.fromkeys(names) if is_tag(name)]
+        return _tags_of(self._index)
 
     def close(self) -> None:
         """See ImageSource."""
         self._files.close()
-
-    def _read_index(self) -> Index:
-        what = f"{self._path}/index.json"
-        index = parse_manifest(read_file(self._files, "index.json", SIZE_MAX), media_types.OCI_INDEX, what)
-        if not isinstance(index, Index):
-            raise MalformedError(f"{what}: not an index")
-        return index
 
     def _select(self, tag: str | None) -> list[Descriptor]:
         """The entries for the tag. Several of one name are the platforms of one image."""
@@ -119,6 +104,31 @@ class LayoutSource:
         if len({_name_of(entry) for entry in entries}) > 1:
             raise InvalidError(f"{self._path}: holds several images, say which: {', '.join(names[:_NAMES_SHOWN])}")
         return entries
+
+
+def read_tags(path: PurePath, files: Files) -> list[str]:
+    """The names that a layout gives to its images, whether there is one or many. Raises what LayoutSource raises about the layout."""
+    return _tags_of(_read_index(path, files))
+
+
+def _read_index(path: PurePath, files: Files) -> Index:
+    try:
+        marker = parse_object(read_file(files, "oci-layout", _LAYOUT_SIZE_MAX), f"{path}/oci-layout")
+    except NotFoundError:
+        raise NotFoundError(f"{path}: not an OCI image layout (it has no file oci-layout)") from None
+    version = marker.string("imageLayoutVersion")
+    if not version.startswith("1."):
+        raise UnsupportedError(f"{path}: OCI image layout of version {version[:40]!r}, not 1.x")
+    what = f"{path}/index.json"
+    index = parse_manifest(read_file(files, "index.json", SIZE_MAX), media_types.OCI_INDEX, what)
+    if not isinstance(index, Index):
+        raise MalformedError(f"{what}: not an index")
+    return index
+
+
+def _tags_of(index: Index) -> list[str]:
+    names = (entry.annotations.get(REF_NAME, "") for entry in index.manifests)
+    return [name for name in dict.fromkeys(names) if is_tag(name)]
 
 
 def _blob_path(digest: Digest) -> str:

@@ -165,7 +165,7 @@ class RemoteRepository:
             response, came_from = self._send(method, url, headers, sent, body)
             if response.status_code == 401 and origin(came_from) == origin(url) == origin(self.server.base):
                 self.server.asks_who_we_are = True
-                answer = self._authorizer().answer(response, sent, scopes)
+                answer = self._answer(response, sent, scopes)
                 if answer is not None:
                     response, came_from = self._send(method, url, headers, answer, body)
         except NoConnectionError as error:
@@ -233,6 +233,14 @@ class RemoteRepository:
             return None
         return self._authorizer().header(scopes)
 
+    def _answer(self, response: requests.Response, sent: str | None, scopes: tuple[str, ...]) -> str | None:
+        try:
+            authorizer = self._authorizer()
+        except BaseException:
+            response.close()
+            raise
+        return authorizer.answer(response, sent, scopes)
+
     def _authorizer(self) -> Authorizer:
         if self._found is None:
             endpoint, options = self.endpoint, self._options
@@ -260,7 +268,9 @@ class RemoteRepository:
     def _denied(self, error: DeniedError, action: Action, words: str) -> RegistryError:
         if action is Action.LOGIN:
             return error.like(words)
-        return error.like(denial(action.verb, self.name, self._authorizer().credential, words))
+        denied = error.like(denial(action.verb, self.name, self._authorizer().credential, words))
+        denied.registry = self.endpoint.registry
+        return denied
 
 
 class HttpBody:

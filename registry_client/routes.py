@@ -22,7 +22,7 @@ from registry_client.certs_d import find_certificates, read_certificates
 from registry_client.endpoint import HTTP, HTTPS, Endpoint, TlsSettings
 from registry_client.errors import DeniedError, InvalidError, InvalidReferenceError, MalformedError
 from registry_client.host_patterns import HostPattern
-from registry_client.hosts import is_loopback, locate_registry, name_registry, parse_host, same_host
+from registry_client.hosts import PORT_MAX, is_loopback, locate_registry, name_registry, parse_host, same_host
 from registry_client.options import Options, RegistryOptions
 from registry_client.policy import check_policy
 from registry_client.registries_conf import ConfiguredRegistry
@@ -123,8 +123,8 @@ class _Router:
             insecure: what registries.conf says of it as a mirror or location; None looks for an entry of its own.
         """
         parsed = parse_host(host)
-        if parsed is None:
-            raise InvalidReferenceError(f"{host[:255]!r} is no host")
+        if parsed is None or parsed.port > PORT_MAX:
+            raise InvalidReferenceError(f"{host[:255]!r} is no host, or no port of one")
         own = find_registry_options(host, repository, self.options.registries)
         if insecure is None:
             found = registries_conf.find_registry(self.configured, host, repository)

@@ -11,10 +11,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Protocol
 
-from registry_client import media_types
+from registry_client import docker_archive, layout, media_types
 from registry_client.blobs import BlobStream, read_blob
 from registry_client.client import RepositoryClient
 from registry_client.digest import Digest
@@ -165,13 +166,9 @@ def open_source(text: str, options: Options | None = None, connections: Connecti
         MalformedError: a broken layout or archive.
     """
     options = options or Options()
-    transport, _, rest = text.partition(":")
     if is_registry_name(text):
         return RegistrySource(Reference.parse(text.removeprefix("docker://")), options, connections)
-    file, _, selector = rest.partition(":")
-    if not file:
-        raise InvalidReferenceError(f"{text!r}: invalid reference format: {transport}: needs the name of a {_KINDS[transport]}")
-    path = Path(file)
+    transport, path, selector = _split(text)
     name = f"{transport}:{path}:{selector}" if selector else f"{transport}:{path}"
     if transport == "oci":
         return LayoutSource(name, path, DirectoryFiles(path), selector or None)
@@ -183,3 +180,39 @@ def open_source(text: str, options: Options | None = None, connections: Connecti
     except BaseException:
         files.close()
         raise
+
+
+def list_tags(text: str, options: Options | None = None, *, companions: bool = False) -> list[str]:
+    """All tags of the repository, layout or archive that the text names.
+
+    Args:
+        text: as for `open_source`, but without a tag, selector or digest.
+        companions: see `RepositoryClient.tags`; layouts and archives tell nothing apart.
+
+    Raises:
+        InvalidReferenceError: names none of these, or more than that.
+        Otherwise what `open_source` and `RepositoryClient.tags` raise.
+    """
+    options = options or Options()
+    if is_registry_name(text):
+        name = text.removeprefix("docker://")
+        if set(":@") & set(name.rpartition("/")[2]):
+            raise InvalidReferenceError(f"{text!r}: name a repository, without a tag or digest")
+        with RepositoryClient.of(Reference.parse(name), options) as client:
+            return list(client.tags(companions=companions))
+    transport, path, selector = _split(text)
+    if selector:
+        raise InvalidReferenceError(f"{text!r}: name a {_KINDS[transport]}, without a tag")
+    if transport == "oci":
+        return layout.read_tags(path, DirectoryFiles(path))
+    with contextlib.closing(ArchiveFiles(path, options.spool_directory)) as files:
+        return layout.read_tags(path, files) if transport == "oci-archive" else docker_archive.read_tags(path, files)
+
+
+def _split(text: str) -> tuple[str, Path, str]:
+    """Transport, file and selector of the name of a layout or archive."""
+    transport, _, rest = text.partition(":")
+    file, _, selector = rest.partition(":")
+    if not file:
+        raise InvalidReferenceError(f"{text!r}: invalid reference format: {transport}: needs the name of a {_KINDS[transport]}")
+    return transport, Path(file), selector

@@ -29,6 +29,7 @@ import urllib3.exceptions
 from registry_client.endpoint import Endpoint, TlsSettings
 from registry_client.errors import (
     CertificateError,
+    InvalidError,
     MalformedError,
     NoConnectionError,
     PlainHttpError,
@@ -50,6 +51,8 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # SSL_CERT_FILE and SS
 
 # What OpenSSL says when the bytes that came are no TLS record: old and new words.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "wrong version number", "HTTP_REQUEST", "record layer failure", "RECORD_LAYER_FAILURE")
+# What it says when the other side wants a certificate of ours, or another one.
+_CERTIFICATE_ALERTS = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_UNSUPPORTED_CERTIFICATE")
 
 _log = logging.getLogger(__name__)
 
@@ -218,21 +221,30 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
     bundle = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
-    reading: object = bundle
+    reading, wanted = str(bundle), "certificate"
     try:
         context = ssl.create_default_context(cafile=bundle)
         if not context.cert_store_stats()["x509_ca"]:
             context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
-        for reading in tls.ca_files:
-            context.load_verify_locations(reading)
-        for reading, key in tls.client_certificates:
-            context.load_cert_chain(reading, key, password=_no_password)
-    except (OSError, ssl.SSLError) as error:
-        raise TlsError(f"{reading}: {error.strerror or error}") from None
+        for path in tls.ca_files:
+            reading = str(path)
+            context.load_verify_locations(path)
+        for path, key in tls.client_certificates:
+            reading, wanted = (f"{path}, {key}" if key != path else str(path)), "certificate and its key"
+            context.load_cert_chain(path, key, password=_no_password)
+    except ssl.SSLError as error:
+        raise InvalidError(f"{reading}: no {wanted} in PEM ({_words_of(error)})") from None
+    except OSError as error:
+        raise InvalidError(f"{reading}: {error.strerror or error}") from None
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _words_of(error: ssl.SSLError) -> str:
+    """``TLSV13_ALERT_CERTIFICATE_REQUIRED`` as words; without the source line of OpenSSL that the message has."""
+    return error.reason.lower().replace("_", " ") if error.reason else str(error).partition(" (_ssl")[0]
 
 
 def _no_password() -> str:
@@ -335,7 +347,8 @@ def _translate(error: requests.RequestException, method: str, url: str) -> Regis
         if isinstance(cause, ssl.SSLError):
             if any(words in str(cause) for words in _NOT_TLS):
                 return PlainHttpError(f"registry {host}: server gave HTTP response to HTTPS client", request=request)
-            return TlsError(f"registry {host}: TLS handshake failed: {cause.reason or cause}", request=request)
+            kind = CertificateError if any(words in str(cause) for words in _CERTIFICATE_ALERTS) else TlsError
+            return kind(f"registry {host}: TLS handshake failed: {_words_of(cause)}", request=request)
     if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         return UnreachableError(f"registry {host}: the proxy does not let us through ({_reason(causes[-1])})", request=request)
     if isinstance(error, requests.ConnectTimeout):

@@ -8,7 +8,8 @@ import sys
 import click
 
 from imgstore.cli import output
-from imgstore.cli.registry_options import ask_password, credentials_option, options_of, registry_options
+from imgstore.cli.prompts import ask, ask_password
+from imgstore.cli.registry_options import credentials_option, options_of, path_of, registry_options
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError
 
@@ -22,6 +23,7 @@ _PASSWORD_SIZE_MAX = 64 << 10
 @click.option("-p", "--password", metavar="PASSWORD", help="Others see a command line: rather use --password-stdin.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @registry_options
+@output.format_option
 @click.pass_obj
 def login(session: Session, registry: str, username: str | None, password: str | None, password_stdin: bool) -> None:
     """Log in to a registry.
@@ -31,49 +33,60 @@ def login(session: Session, registry: str, username: str | None, password: str |
     """
     if password is not None and password_stdin:
         raise InvalidError("--password and --password-stdin: only one of them can be")
+    if password_stdin and not username:
+        raise InvalidError("--password-stdin: needs --username")
     from imgstore.registries import translated
     from registry_client.credentials import Credential, store_credential
     from registry_client.login import check_login
 
+    host = _parse_registry(registry)
     options = options_of(session)
-    host = _host(registry)
-    if password_stdin:
-        if not username:
-            raise InvalidError("--password-stdin: needs --username")
-        password = _read_password()
-    elif password is not None:
-        print("imgstore: --password can be seen by others; use --password-stdin", file=sys.stderr)
+    if password is not None:
+        print("warning: others can see --password on the command line; use --password-stdin", file=sys.stderr)
     if not username:
-        username = _ask_username()
-    if password is None:
-        password = ask_password("Password: ")
+        username = ask("user name", "Username: ", "give it with --username")
+    if password_stdin:
+        password = _read_password()
+    elif password is None:
+        password = ask_password("Password: ", "give it with --password-stdin")
     if not password:
-        raise InvalidError(f"login to {host}: the password is empty")
+        raise InvalidError("the password is empty")
     with translated():
         credential = check_login(host, Credential(username, password), options)
-        where = store_credential(host, credential, authfile=options.authfile)
+        kept_in = store_credential(host, credential, authfile=options.authfile)
+    if session.json:
+        output.print_json({"registry": host, "username": username, "kept_in": kept_in})
+        return
     print("Login Succeeded")
-    print(f"the login is kept in {output.printable(where)}", file=sys.stderr)
+    print(f"The login is kept in {output.printable(kept_in)}", file=sys.stderr)
 
 
 @click.command()
 @click.argument("registry", metavar="[REGISTRY]", default=DOCKER_HUB)
 @click.option("--authfile", metavar="FILE", help="The file to remove the login from; else docker's.")
+@output.format_option
 @click.pass_obj
 def logout(session: Session, registry: str, authfile: str | None) -> None:
     """Remove the login to a registry.
 
     REGISTRY is a host, or host:port; without it, Docker Hub.
     """
-    from pathlib import Path
-
     from imgstore.registries import translated
-    from registry_client.credentials import erase_credential
+    from registry_client.credentials import erase_credential, find_credential
+    from registry_client.errors import RegistryError
 
-    host = _host(registry)
+    host = _parse_registry(registry)
+    path = path_of(authfile, "--authfile")
     with translated():
-        removed = erase_credential(host, authfile=None if authfile is None else Path(authfile))
-    print(f"Removed login credentials for {host}" if removed else f"Not logged in to {host}")
+        removed = erase_credential(host, authfile=path)
+    if session.json:
+        output.print_json({"registry": host, "removed": removed})
+    else:
+        print(f"Removed login credentials for {host}" if removed else f"Not logged in to {host}")
+    # It was removed from where we write. Another program's file may have one, too, and that is used from now on.
+    with contextlib.suppress(RegistryError):
+        if (left := find_credential(host, "", authfile=path)) and left.origin:
+            print(f"There is another login, in {output.printable(left.origin)}", file=sys.stderr)
 
 
 @click.command()
@@ -89,20 +102,10 @@ def tags(session: Session, repository: str, companions: bool) -> None:
     REPOSITORY is a name without a tag (harbor.example/project/app), or one of oci:DIR, oci-archive:FILE, docker-archive:FILE.
     """
     from imgstore.registries import translated
-    from registry_client.client import RepositoryClient
-    from registry_client.reference import Reference
-    from registry_client.source import is_registry_name, open_source
+    from registry_client.source import list_tags
 
     with translated():
-        if is_registry_name(repository):
-            name = repository.removeprefix("docker://")
-            if set(":@") & set(name.rpartition("/")[2]):
-                raise InvalidError(f"{repository}: the name of a repository has no tag and no digest")
-            with RepositoryClient.of(Reference.parse(name), options_of(session)) as client:
-                found = list(client.tags(companions=companions))
-        else:
-            with contextlib.closing(open_source(repository)) as source:
-                found = source.tags()
+        found = list_tags(repository, options_of(session), companions=companions)
     if session.json:
         output.print_json(found)
         return
@@ -123,8 +126,6 @@ def manifest(session: Session, reference: str, raw: bool, platform: str | None) 
 
     REF is what pull takes, but a docker-archive, which has none. Nothing is pulled.
     """
-    import json
-
     from imgstore.registries import translated
     from registry_client.errors import UnsupportedError
     from registry_client.platform import Platform
@@ -144,24 +145,34 @@ def manifest(session: Session, reference: str, raw: bool, platform: str | None) 
                 out.write(document.data)
             return
         value = parse_json(document.data, f"manifest of {reference}")
-    print(json.dumps(value, indent=3))
+    output.print_json(value)
 
 
-def _host(registry: str) -> str:
+def _parse_registry(text: str) -> str:
     """The registry as references name it; a scheme, and docker's ``/v1/``, may be there."""
-    from imgstore.registries import translated
+    from registry_client.errors import InvalidReferenceError
+    from registry_client.hosts import name_registry, parse_host, same_host
     from registry_client.reference import Reference
 
-    name = registry.partition("://")[2] or registry
-    name = name.rstrip("/").removesuffix("/v1").removesuffix("/v2")
-    if "/" in name:
-        raise InvalidError(f"{registry}: name a registry, without a repository")
-    with translated():
-        return Reference.parse(f"{name}/x").registry
+    shown = text.rpartition("@")[2]  # what stands before it may be a password
+    name = text.removeprefix("https://").removeprefix("http://").rstrip("/").removesuffix("/v1").removesuffix("/v2")
+    if parse_host(name) is None:
+        raise InvalidError(f"{shown!r}: names no registry, which is a host, or host:port")
+    try:
+        found = Reference.parse(f"{name}/x/y").registry
+    except InvalidReferenceError:
+        raise InvalidError(f"{shown!r}: no reference can begin with it, so it is no registry") from None
+    if not same_host(found, name):
+        # The password would go to Docker Hub, or the login would never be used.
+        raise InvalidError(
+            f"{shown!r}: no registry: it has no dot and no port, so references take it for a part of Docker Hub",
+            hint=f"write {name}:443, here and in references",
+        )
+    return name_registry(found)
 
 
 def _read_password() -> str:
-    """One line, or all, of standard input; the end of the line is no part of it."""
+    """All of standard input; the end of the last line is no part of it."""
     data = sys.stdin.buffer.read(_PASSWORD_SIZE_MAX + 1)
     if len(data) > _PASSWORD_SIZE_MAX:
         raise InvalidError(f"--password-stdin: more than {_PASSWORD_SIZE_MAX} bytes")
@@ -169,12 +180,3 @@ def _read_password() -> str:
         return data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise InvalidError("--password-stdin: is not UTF-8") from None
-
-
-def _ask_username() -> str:
-    if not sys.stdin.isatty():
-        raise InvalidError("no user name, and standard input is no terminal to ask on", hint="give it with --username")
-    name = input("Username: ").strip()
-    if not name:
-        raise InvalidError("the user name is empty")
-    return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from imgstore import config
+from imgstore.cli.output import printable
+from imgstore.cli.prompts import ask_password
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError
 
@@ -74,54 +77,56 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 
 def options_of(session: Session) -> Options:
-    """The options for ``registry_client``.
+    """The options for ``registry_client``; what it retries is told on standard error.
 
     Raises:
         InvalidError: a word makes no sense, or the configuration file is broken.
     """
     from registry_client.options import Options
 
+    # The user said that any certificate will do; urllib3 would say on each run that this is no good idea.
+    warnings.filterwarnings("ignore", message="Unverified HTTPS request")
     words = session.registry_words
     registries, policy = _configuration(session.environment)
-    cert_dir = _path(words.get("cert_dir"), "--cert-dir")
+    cert_dir = path_of(words.get("cert_dir"), "--cert-dir")
     if cert_dir is not None and not cert_dir.is_dir():
         raise InvalidError(f"--cert-dir {cert_dir}: no such directory")
     return Options(
-        credential=_credential(words.get("creds") or session.environment.get(CREDENTIALS_VARIABLE)),
-        authfile=_path(words.get("authfile"), "--authfile"),
+        credential=_find_credential(session) if "creds" in words else None,
+        authfile=path_of(words.get("authfile"), "--authfile"),
         cert_dir=cert_dir,
         insecure_registries=frozenset(words.get("insecure_registries", ())),
         registries=registries,
         policy=policy,
+        on_retry=lambda message, delay: _tell(f"{message}; trying again in {delay:.0f} s"),
+        on_fallback=_tell,
     )
 
 
-def ask_password(prompt: str) -> str:
-    """Asks on the terminal, without echo.
-
-    Raises:
-        InvalidError: there is nobody to ask.
-    """
-    if not sys.stdin.isatty():
-        raise InvalidError("no password, and standard input is no terminal to ask on", hint="give it with --password-stdin")
-    from getpass import getpass
-
-    return getpass(prompt)
+def _tell(message: str) -> None:
+    print(printable(message), file=sys.stderr)
 
 
-def _credential(creds: str | None) -> Credential | None:
-    if not creds:
-        return None
+def _find_credential(session: Session) -> Credential | None:
+    """What ``--creds`` says, else the environment."""
+    creds, origin = session.registry_words["creds"], "--creds"
+    if creds is None:
+        creds, origin = session.environment.get(CREDENTIALS_VARIABLE), CREDENTIALS_VARIABLE
+        if not creds:
+            return None
     from registry_client.credentials import Credential
 
     # A Harbor robot is robot$project+name: the user name ends at the first colon, and nothing in it is special.
     username, colon, password = creds.partition(":")
     if not username:
-        raise InvalidError("--creds: no user name before the colon")
-    return Credential(username, password if colon else ask_password(f"Password of {username}: "))
+        raise InvalidError(f"{origin}: no user name")
+    if not colon:
+        password = ask_password(f"Password of {username}: ", f"write {origin} as USER:PASSWORD")
+    return Credential(username, password, origin=origin)
 
 
-def _path(text: str | None, option: str) -> Path | None:
+def path_of(text: str | None, option: str) -> Path | None:
+    """The path that an option gives, or None. Raises InvalidError if it is empty."""
     if text == "":
         raise InvalidError(f"{option}: the name is empty")
     return None if text is None else Path(text)
@@ -156,7 +161,9 @@ def _decode(data: bytes, path: Path) -> dict[str, Any]:
         raise InvalidError(f"{path}: more than {_CONFIG_SIZE_MAX} bytes")
     try:
         tables = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidError(f"{path}: is not UTF-8, at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
         raise InvalidError(f"{path}: {error}") from None
     if unknown := sorted(tables.keys() - _TABLES):
         raise InvalidError(f"{path}: unknown table {unknown[0]!r}; there are: {', '.join(sorted(_TABLES))}")
