@@ -35,7 +35,7 @@ from registry_client.errors import (
 )
 from registry_client.manifest import Descriptor
 from registry_client.options import Options
-from registry_client.push import push_image
+from registry_client.push import BLOBS_AT_ONCE, push_image
 from registry_client.reference import Reference
 from registry_client.retry import RetryPolicy
 from registry_client.source import open_source
@@ -289,13 +289,16 @@ def test_wrong_bytes_are_not_committed(registry: Registry, data: bytes, chunk: i
 
 
 def test_a_source_that_fails_is_not_asked_again(registry: Registry) -> None:
+    opened: list[int] = []
+
     def broken(offset: int) -> Iterator[bytes]:
+        opened.append(offset)
         yield BIG[:1_000_000]
         raise UnreachableError("the source went away")
 
     with RepositoryClient(registry.host, "app", QUICK) as client, pytest.raises(UnreachableError, match="the source went away"):
         RepositoryWriter(client.primary).push_blob(describe(BIG), broken)
-    assert methods(registry).count("PATCH") <= 1
+    assert opened == [0]
     assert not registry.uploads.unfinished
 
 
@@ -427,11 +430,11 @@ def test_a_stopped_upload(registry: Registry) -> None:
 def test_a_registry_that_reads_slowly(registry: Registry) -> None:
     """A new connection is made within the connect timeout, but what goes over it has the time of a read."""
     data = bytes(40 * MIB)
-    registry.inject("uploads/", Fault(close=True), method="POST")
-    options = replace(QUICK, connect_timeout=0.2, read_timeout=20, retry=RetryPolicy(tries=1))
+    registry.inject("uploads/", Fault(close=True, headers={"Connection": "close"}), method="POST")
+    options = replace(QUICK, connect_timeout=0.5, read_timeout=20, retry=RetryPolicy(tries=1))
     with CuttingProxy(registry.host) as proxy, RepositoryClient(proxy.host, "app", options) as client:
         registry.host = proxy.host  # in Locations
-        proxy.pause_before("PATCH", 0.8)
+        proxy.pause_before("PATCH", 1.2)
         writer = RepositoryWriter(client.primary)
         assert writer.push_blob(describe(data), lambda offset: iter([data[offset:]])) is PushStatus.UPLOADED
     assert stored(registry, data)
@@ -483,6 +486,15 @@ def test_a_push_that_ends_anywhere_leaves_no_broken_tag(tmp_path: Path) -> None:
             assert push_layout(registry, layout) == digest_of(registry.manifests["app", "1"][0])
             assert_whole(registry)
     assert spared == 2 * 4 + 3 + 3, "blobs by POST and PUT, one of them with a PATCH, or PATCH for PUT; three manifests"
+
+
+def test_a_failure_ends_what_is_under_way(registry: Registry, tmp_path: Path) -> None:
+    layers = [make_tar({"random": random.Random(number).randbytes(100_000 + number)}) for number in range(20)]
+    layout = write_layout(tmp_path / "layout", {"1": build_image(layers)})
+    struck = registry.inject("uploads/", Fault(status=403), times=ALWAYS, method="POST")
+    with pytest.raises(DeniedError, match="push access denied"):
+        push_layout(registry, layout)
+    assert struck.hits <= BLOBS_AT_ONCE
 
 
 def test_a_docker_archive_cannot_be_pushed(registry: Registry, tmp_path: Path) -> None:
