@@ -148,16 +148,20 @@ class TestPulls:
         assert_sound(cli.store, 1)
 
     def test_a_failed_pull_gives_back_threads_and_files(self, cli: CommandLine, registry: Registry, image: BuiltImage) -> None:
-        with ImageStore.open(str(cli.store)) as store:
-            registry.inject(f"/blobs/{image.layer_digests[1]}", Fault(damage_at=1000), times=99)
-            with pytest.raises(CorruptError):  # what is made once and kept is made
+        registry.inject(f"/blobs/{image.layer_digests[1]}", Fault(damage_at=1000), times=99)
+
+        def pull(store: ImageStore) -> None:
+            with pytest.raises(CorruptError):
                 store.pull(f"{registry.host}/app:1")
-            before = open_files()
+
+        with ImageStore.open(str(cli.store)) as store:
+            pull(store)  # what is made once and kept is made
+        before = open_files()
+        with ImageStore.open(str(cli.store)) as store:  # keeps its connections as long as it is open
             for _ in range(5):
-                with pytest.raises(CorruptError):
-                    store.pull(f"{registry.host}/app:1")
+                pull(store)
             assert [thread.name for thread in threading.enumerate() if thread.name.startswith("imgstore")] == []
-            wait_until(lambda: before >= open_files())  # the registry in this process sees later that we are gone
+        wait_until(lambda: before >= open_files())  # the registry in this process sees later that we are gone
 
     def test_a_failure_does_not_wait_for_the_other_downloads(
         self, cli: CommandLine, registry: Registry, image: BuiltImage
