@@ -66,7 +66,8 @@ def harbor(place: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=[path.stem for path in DOCUMENTS])
 def test_document(document: Path, place: Path) -> None:
-    settings = environment(HOME=str(place.parent))
+    # A session that names no store must not get the machine's.
+    settings = environment(HOME=str(place.parent), XDG_DATA_HOME=str(place.parent / "data"))
     settings["PATH"] = f"{place.parent}/bin:{settings['PATH']}"
     code = "".join(blocks(document, "console") + blocks(document, "python"))
     if "qemu-img" in code:
