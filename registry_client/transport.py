@@ -349,6 +349,8 @@ def _translate(error: requests.RequestException, method: str, url: str) -> Regis
                 return PlainHttpError(f"registry {host}: server gave HTTP response to HTTPS client", request=request)
             kind = CertificateError if any(words in str(cause) for words in _CERTIFICATE_ALERTS) else TlsError
             return kind(f"registry {host}: TLS handshake failed: {_words_of(cause)}", request=request)
+    if isinstance(error, requests.exceptions.InvalidProxyURL) or "SOCKS support" in str(error):
+        return InvalidError(f"registry {host}: the proxy cannot be used: {error}", request=request)
     if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         return UnreachableError(f"registry {host}: the proxy does not let us through ({_reason(causes[-1])})", request=request)
     if isinstance(error, requests.ConnectTimeout):

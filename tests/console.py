@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HOME = "/home/me/imgstore"
+HOME = "/home/me"
+CHECKOUT = f"{HOME}/imgstore"
 """Where the documents say that the checkout is."""
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -70,7 +71,7 @@ def normal(lines: list[str], directory: Path | str) -> list[str]:
     kept: list[str] = []
     layers: list[str] = []
     for line in lines:
-        line = line.replace(str(directory), HOME)
+        line = line.replace(str(directory), CHECKOUT).replace(str(Path(directory).parent), HOME)
         line = re.sub(r"\b(?:About an?|\d+) (?:second|minute|hour|day|week|month|year)s? ago", "AGO", line)
         line = re.sub(r"^(e2fsck|debugfs) \d.*", r"\1", line)
         line = re.sub(r"^((?:Layer disks|Scratch disk|Catalog|Free space) +\d* +)\d.*", r"\1SIZE", line)

@@ -57,7 +57,7 @@ def login(session: Session, registry: str, username: str | None, password: str |
     if session.json:
         output.print_json({"registry": host, "username": username, "kept_in": kept_in})
         return
-    print("Login Succeeded")
+    print("Login Succeeded", flush=True)
     print(f"The login is kept in {output.printable(kept_in)}", file=sys.stderr)
 
 

@@ -44,7 +44,7 @@ def registry_options(command: Command) -> Command:
             metavar="DIR",
             expose_value=False,
             callback=_keep("cert_dir"),
-            help="Directory with *.crt (authorities), *.cert and *.key (client certificate) for the registry of REF.",
+            help="Directory with *.crt (authorities), *.cert and *.key (client certificate) for this registry.",
         ),
         click.option(
             "--authfile",

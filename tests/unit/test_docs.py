@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -10,8 +12,9 @@ import click
 import pytest
 
 import imgstore
+import registry_client
 from imgstore import blocks, config, errors, markers
-from imgstore.cli import failures
+from imgstore.cli import failures, registry_options
 from imgstore.cli.main import COMMANDS, LazyGroup
 from imgstore.cli.main import imgstore as program
 from imgstore.ext4.format import format_file_system
@@ -20,6 +23,9 @@ from imgstore.ext4.groups import GroupTable
 from imgstore.ext4.journal import journal_blocks
 from imgstore.layout import DISKS, SCRATCH, disk_file, grain_sums_file, image_directory, layer_marker
 from imgstore.vmdk.grains import HostedHeader, Layout
+from registry_client import registry_table
+from registry_client.options import Options, RegistryOptions
+from registry_client.retry import RetryPolicy
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "testdata/README.md"])
@@ -132,6 +138,42 @@ def test_the_floors_of_the_architecture() -> None:
     table = (ROOT / "docs/internals/architecture.md").read_text().partition("## Floors")[2].partition("\n## ")[0]
     shown = {name for row in re.findall(r"^\| [\w ]*\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
     assert present == shown - {"registry_client"}
+
+
+def test_the_rooms_of_registry_client() -> None:
+    text = (ROOT / "docs/internals/architecture.md").read_text().partition("## registry_client")[2].partition("\n## ")[0]
+    shown = [name for row in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(shown) == sorted(path.stem for path in (ROOT / "registry_client").glob("*.py") if path.stem != "__init__")
+
+
+def test_the_configuration_that_is_shown_is_one_and_has_every_key() -> None:
+    (shown,) = re.findall(r"```toml\n(.*?)```", (REFERENCE / "configuration.md").read_text(), re.DOTALL)
+    tables = tomllib.loads(shown)
+    registries, policy = registry_table.parse_registry_table(tables, Path("/etc/imgstore"), "configuration.md")
+    assert set(tables["registry"]["harbor.example.com"]) == registry_table._REGISTRY_KEYS
+    assert registries["docker.io"].mirrors and policy.allow and policy.deny
+
+
+def test_places_of_the_configuration() -> None:
+    text = (REFERENCE / "configuration.md").read_text()
+    for word in (config.CONFIG_VARIABLE, config.SYSTEM_CONFIG, registry_options.CREDENTIALS_VARIABLE):
+        assert f"`{word}`" in text
+    sources = [*ROOT.glob("registry_client/*.py"), *ROOT.glob("imgstore/cli/*.py")]
+    read = {name for path in sources for name in re.findall(r"environ(?:ment)?(?:\.get\(|\[)\"(\w+)\"", path.read_text())}
+    assert {name for name in read if f"`{name}`" not in text} <= {"HOME", "TERM"}
+
+
+def test_every_name_and_option_of_registry_client_is_in_the_reference() -> None:
+    text = (REFERENCE / "registry-client.md").read_text()
+    no_types = {"Descriptor", "Index", "Manifest", "Platform", "PushStatus", "PushEvent", "RetryPolicy"}
+    assert [name for name in registry_client.__all__ if name not in no_types and name not in text] == []
+    for kind in (Options, RegistryOptions):
+        assert [field.name for field in dataclasses.fields(kind) if f"`{field.name}`" not in text] == []
+    policy = RetryPolicy()
+    assert f"RetryPolicy(tries={policy.tries}, base={policy.base}, cap={policy.cap}, patience={policy.patience})" in text
+    for owner in (registry_client.RepositoryClient, registry_client.RepositoryWriter, registry_client.ImageSource):
+        methods = [name for name, _ in inspect.getmembers(owner, inspect.isfunction) if not name.startswith("_")]
+        assert [name for name in methods if f"`{name}(" not in text] == []
 
 
 def test_the_layout_of_a_store() -> None:
