@@ -20,7 +20,7 @@ from registry_client.credentials import Credential
 from registry_client.errors import DeniedError, MalformedError, NotFoundError, RegistryError, UnavailableError
 from registry_client.hosts import is_internal, is_loopback
 from registry_client.strict_json import parse_object
-from registry_client.transport import Reach, Transport, describe, read_body
+from registry_client.transport import Reach, Transport, describe, discard, read_body
 
 TOKEN_SIZE_MAX = 1 << 20
 LIFETIME_DEFAULT = 60.0  # seconds, where the answer has no expires_in (token specification)
@@ -118,6 +118,8 @@ class Authorizer:
     def answer(self, response: requests.Response, sent: str | None, scopes: tuple[str, ...]) -> str | None:
         """Answers a 401: the header for one more try, or None if there is nothing better than what was sent.
 
+        The answer is unread only in the second case: then its words are all there is to say.
+
         Args:
             sent: the Authorization of the request that was refused.
 
@@ -125,21 +127,28 @@ class Authorizer:
             RegistryError: the token server refuses, or does not answer; or its realm must not be trusted.
         """
         challenges = {challenge.scheme: challenge for challenge in reversed(parse_challenges(_challenge_headers(response)))}
-        response.close()
         with self._lock:
-            grant = self._grants.get(scopes)
-            if grant is not None and grant.header != sent:
-                return grant.header  # another thread was faster
-            if "bearer" in challenges:
-                if self._credential.registry_token:
-                    header = f"Bearer {self._credential.registry_token}"
-                    return header if header != sent else None
-                wanted = self._parse_bearer(challenges["bearer"].parameters, scopes)
-                return self._fetch_token(scopes, wanted).header
-            if "basic" in challenges and self._credential.username:
-                self._basic = self._credential.basic
-                return self._basic if self._basic != sent else None
-            return None
+            header = self._next_header(response, sent, scopes, challenges)
+        if header is not None:
+            discard(response)
+        return header
+
+    def _next_header(
+        self, response: requests.Response, sent: str | None, scopes: tuple[str, ...], challenges: Mapping[str, Challenge]
+    ) -> str | None:
+        grant = self._grants.get(scopes)
+        if grant is not None and grant.header != sent:
+            return grant.header  # another thread was faster
+        if "bearer" in challenges and not self._credential.registry_token:
+            discard(response)  # often the token is had by the same connection
+            wanted = self._parse_bearer(challenges["bearer"].parameters, scopes)
+            return self._fetch_token(scopes, wanted).header
+        header = None
+        if "bearer" in challenges:
+            header = f"Bearer {self._credential.registry_token}"
+        elif "basic" in challenges and self._credential.username:
+            header = self._basic = self._credential.basic
+        return header if header != sent else None
 
     def _parse_bearer(self, parameters: Mapping[str, str], scopes: tuple[str, ...]) -> _TokenRequest:
         realm = parameters.get("realm", "")
@@ -180,7 +189,7 @@ class Authorizer:
             response, url = self._transport.send("POST", wanted.realm, {}, reach, body=form)
             if response.status_code not in (404, 405):
                 return response, url
-            response.close()  # a token server that knows only GET
+            discard(response)  # a token server that knows only GET
         query = [("scope", scope) for scope in wanted.scopes]
         if wanted.service:
             query.insert(0, ("service", wanted.service))

@@ -14,6 +14,8 @@ from registry_client.options import RetrySink, ignore_retry
 from registry_client.retry import RetryPolicy
 
 CHUNK_SIZE = 1 << 20
+PROGRESS_MIN = 4 << 10
+"""Bytes that a connection must bring to count as one that did not fail: with fewer, no blob would ever be whole."""
 
 
 class Body(Protocol):
@@ -41,7 +43,7 @@ class BlobStream:
     What came before the last piece is unchecked until then.
 
     A broken connection is opened again where it broke (HTTP Range). The policy's number of tries counts failures in a row
-    without a byte between them. With an ``offset`` the digest cannot be checked, only the size.
+    with fewer than PROGRESS_MIN bytes each. With an ``offset`` the digest cannot be checked, only the size.
 
     Use from one thread at a time; only `cancel` may be called from another.
 
@@ -70,6 +72,7 @@ class BlobStream:
         self._on_retry = on_retry
         self._hash = descriptor.digest.new_hash() if offset == 0 else None
         self._body: Body | None = None
+        self._progress = 0
         self._failures = 0
         self._first_failure = 0.0
         self._finished = False
@@ -133,10 +136,13 @@ class BlobStream:
                 return b""
             try:
                 if self._body is None:
+                    self._progress = 0
                     self._body = self._open_body(self.position)
                     continue  # somebody may have cancelled meanwhile
                 if piece := self._body.read(CHUNK_SIZE):
-                    self._failures = 0
+                    self._progress += len(piece)
+                    if self._progress >= PROGRESS_MIN:
+                        self._failures = 0
                     return piece
                 raise UnreachableError(f"{self._name}: the connection ended at byte {self.position} of {self.descriptor.size}")
             except RegistryError as error:

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from registry_client import media_types
 from registry_client.answers import next_page
-from registry_client.blobs import BlobStream
+from registry_client.blobs import PROGRESS_MIN, BlobStream
 from registry_client.digest import Digest
 from registry_client.errors import (
     DeniedError,
@@ -261,10 +261,10 @@ class _BlobPlaces:
         self._descriptor = descriptor
         self._places = list(places)
         self._move_on = move_on
-        self._tries: list[int] = []  # offsets asked of the present place since it last gave bytes
+        self._tries: list[int] = []  # offsets asked of the present place since it last gave more than a few bytes
 
     def __call__(self, start: int) -> HttpBody:
-        self._tries = [*(offset for offset in self._tries if offset == start), start]
+        self._tries = [*(offset for offset in self._tries if start - offset < PROGRESS_MIN), start]
         while True:
             place = self._places[0]
             try:
@@ -317,6 +317,8 @@ def _index(data: bytes, what: str) -> Index:
 def _descriptor_of(answer: Answer) -> Descriptor | None:
     """What the headers of a HEAD say; None if something is missing or makes no sense."""
     length = answer.header("content-length")
+    if answer.header("content-encoding"):
+        return None  # then the length is that of something else
     try:
         digest = Digest(answer.header("docker-content-digest"))
     except InvalidDigestError:

@@ -104,7 +104,7 @@ class DockerArchiveSource:
         return read_blob(self.open_blob(descriptor))
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
-        """See ImageSource; for the layers of a resolved image.
+        """See ImageSource; for the layers and the configuration of a resolved image.
 
         Raises:
             NotFoundError: a descriptor that `resolve` did not give.
@@ -152,6 +152,7 @@ class DockerArchiveSource:
         named = _CONFIG_NAME.fullmatch(self._image.config)
         if named is not None and Digest.of(data).hex != named[1]:
             raise MalformedError(f"{self._path}: {self._image.config} has digest {Digest.of(data)}")
+        self._names[Digest.of(data)] = self._image.config
         return parse_image_config(data, f"{self._path}: {self._image.config}")
 
     def _describe(self, name: str, diff_id: Digest) -> Descriptor:

@@ -6,7 +6,7 @@
     ├── InvalidReferenceError, InvalidDigestError, InvalidPlatformError      what was typed makes no sense (InvalidError)
     ├── NotFoundError            no such host name, repository, tag, blob, file, or nothing for the platform
     ├── DeniedError              login needed, or not enough rights
-    ├── UnavailableError         does not answer, or not now: UnreachableError, TlsError, RateLimitError, ServerError
+    ├── UnavailableError         does not answer, or not now: UnreachableError, TlsError, RedirectError, RateLimitError, ServerError
     ├── CorruptError             DigestMismatchError, SizeMismatchError, MalformedError
     ├── UnsupportedError         schema 1, artifacts, encrypted or foreign layers; what a registry does not do: TooLargeError
     └── CancelledError           somebody called ``BlobStream.cancel``
@@ -118,6 +118,12 @@ class CertificateError(TlsError):
 
 class PlainHttpError(TlsError):
     """The registry speaks plain HTTP where HTTPS was expected."""
+
+
+class RedirectError(UnavailableError):
+    """The server leads to where we do not follow: in a circle, to plain HTTP, to this machine."""
+
+    temporary = False
 
 
 class RateLimitError(UnavailableError):

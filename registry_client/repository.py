@@ -29,7 +29,7 @@ from registry_client.errors import (
 from registry_client.manifest import Descriptor
 from registry_client.options import Options
 from registry_client.server import Connections
-from registry_client.transport import SizedBody, origin, read_raw
+from registry_client.transport import SizedBody, discard, origin, read_raw
 
 T = TypeVar("T")
 
@@ -77,11 +77,8 @@ class Answer:
         return value
 
     def close(self) -> None:
-        """Gives the connection back without reading the body. Where there is one, the connection ends."""
-        if self.response.request.method == "HEAD" or self.header("content-length") == "0":
-            with suppress(UnreachableError):
-                read_raw(self.response, 1, self.url)  # only who reads it learns that an empty body has ended
-        self.response.close()
+        """Gives the connection back without anybody reading the body; where that is long, the connection ends."""
+        discard(self.response)
 
 
 class RemoteRepository:

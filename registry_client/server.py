@@ -14,12 +14,15 @@ from typing import Self
 from registry_client.auth import Authorizer
 from registry_client.credentials import Credential
 from registry_client.endpoint import Endpoint
-from registry_client.errors import CertificateError, TlsError, UnreachableError
+from registry_client.errors import PlainHttpError, RedirectError, RegistryError, UnreachableError
 from registry_client.options import Options
-from registry_client.transport import Reach, Transport
+from registry_client.transport import Reach, Transport, discard
 
 REST = 60.0
 """Seconds in which a mirror that did not answer is not asked again."""
+
+_PLAIN_HTTP_REFUSED = 400
+"""What servers of HTTPS say to plain HTTP (Go, nginx, Apache)."""
 
 
 class Server:
@@ -69,18 +72,32 @@ class Server:
         return time.monotonic() < self._rests_until
 
     def _find_base(self) -> str:
-        *others, last = [f"{scheme}://{self._endpoint.host}" for scheme in self._endpoint.schemes]
-        for base in others:
+        bases = [f"{scheme}://{self._endpoint.host}" for scheme in self._endpoint.schemes]
+        if len(bases) == 1:
+            return bases[0]
+        failures: list[RegistryError] = []
+        for base in bases:
+            if failures and isinstance(failures[-1], PlainHttpError):
+                return base
             try:
-                # Without credentials: they are for a registry that we know how to talk to.
-                self.transport.send("GET", f"{base}{self._endpoint.api}/", {}, self.reach)[0].close()
-            except CertificateError:
-                raise
-            except (TlsError, UnreachableError):
+                status = self._probe(base)
+            except (PlainHttpError, UnreachableError) as error:
+                failures.append(error)
                 continue
+            if failures and status == _PLAIN_HTTP_REFUSED:
+                continue  # a server of HTTPS that hung up on us before
             self.reached = True
             return base
-        return last
+        raise failures[0]
+
+    def _probe(self, base: str) -> int:
+        """The status that a scheme is answered with. Without credentials: they are for a registry that we know how to talk to."""
+        try:
+            response = self.transport.send("GET", f"{base}{self._endpoint.api}/", {}, self.reach)[0]
+        except RedirectError as error:
+            return error.status or 0
+        discard(response)
+        return response.status_code
 
 
 class Connections:

@@ -9,10 +9,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import http.client
 import http.cookiejar
 import logging
 import os
+import re
 import socket
 import ssl
 import threading
@@ -33,6 +36,7 @@ from registry_client.errors import (
     MalformedError,
     NoConnectionError,
     PlainHttpError,
+    RedirectError,
     RegistryError,
     TlsError,
     UnknownHostError,
@@ -40,12 +44,15 @@ from registry_client.errors import (
 )
 from registry_client.hosts import is_link_local, is_loopback
 from registry_client.options import Options
+from registry_client.proxies import find_proxies
 from registry_client.routes import tls_settings
 
 REDIRECTS_MAX = 5
 USER_AGENT = "imgstore"
 _HARMLESS_HEADERS = frozenset({"User-Agent", "Accept-Encoding", "Accept", "Range"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LENGTH = re.compile(r"\d{1,19}(\s*,\s*\d{1,19})*", re.ASCII)  # urllib3 makes sure that several are the same
+_DISCARDED_MAX = 16 << 10  # bytes: less work than another handshake
 _CONNECTIONS_MAX = 16
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # SSL_CERT_FILE and SSL_CERT_DIR are read by OpenSSL itself
 
@@ -55,6 +62,31 @@ _NOT_TLS = ("WRONG_VERSION_NUMBER", "wrong version number", "HTTP_REQUEST", "rec
 _CERTIFICATE_ALERTS = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_UNSUPPORTED_CERTIFICATE")
 
 _log = logging.getLogger(__name__)
+
+
+class _OthersRecords(logging.Filter):
+    """Drops what urllib3 logs about our requests: URLs with their queries, in which signatures are. Others' requests it lets through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(self.ours, "sending", False)
+
+
+_others_records = _OthersRecords()
+for _name in ("urllib3.connection", "urllib3.connectionpool"):
+    logging.getLogger(_name).addFilter(_others_records)
+
+
+@contextlib.contextmanager
+def _silent_urllib3() -> Iterator[None]:
+    _others_records.ours.sending = True
+    try:
+        yield
+    finally:
+        _others_records.ours.sending = False
 
 
 class Transport:
@@ -89,29 +121,30 @@ class Transport:
 
         Raises:
             UnreachableError, TlsError: no answer.
-            RegistryError: a redirect that must not be followed.
+            RedirectError: a redirect that must not be followed.
+            MalformedError: an answer that breaks HTTP in a way that another try would not mend.
         """
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         for _ in range(REDIRECTS_MAX + 1):
             response = self._send_once(method, url, headers, reach, body)
             if response.status_code not in _REDIRECTS or "location" not in response.headers:
                 return response, url
-            response.close()
+            discard(response)
             if method not in ("GET", "HEAD"):
-                raise RegistryError(
+                raise RedirectError(
                     f"{describe(method, url)}: redirected, which only a GET or HEAD may be", request=describe(method, url)
                 )
             target = follow(method, url, response.headers["location"])
             if origin(target) != origin(url):
                 if not leaves:
-                    raise RegistryError(
+                    raise RedirectError(
                         f"{describe(method, url)}: redirected to {urlsplit(target).hostname}, where it must not go",
                         request=describe(method, url),
                     )
                 headers = {name: value for name, value in headers.items() if name in _HARMLESS_HEADERS}
                 reach = self._elsewhere(target, reach)
             url = target
-        raise RegistryError(f"{describe(method, url)}: more than {REDIRECTS_MAX} redirects", request=describe(method, url))
+        raise RedirectError(f"{describe(method, url)}: more than {REDIRECTS_MAX} redirects", request=describe(method, url))
 
     def reach(self, url: str, known: str, reach: Reach) -> Reach:
         """How to reach ``url``, given how to reach ``known``: the same way if both are on one server."""
@@ -139,15 +172,18 @@ class Transport:
             timeout = (max(timeout), self._options.read_timeout)
         try:
             request = requests.Request(method, url, headers=dict(headers), data=body).prepare()
-            response = session.send(
-                request, stream=True, timeout=timeout, allow_redirects=False, proxies=_proxies(url, reach.proxy)
-            )
+            with _silent_urllib3():
+                response = session.send(
+                    request, stream=True, timeout=timeout, allow_redirects=False, proxies=_proxies(url, reach.proxy)
+                )
         except requests.RequestException as error:
-            raise _translate(error, method, url) from error
+            # Not "from error": its words hold the URL with its query, and tracebacks would show them.
+            raise _translate(error, method, url) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # What requests lets through: a malformed answer, or a connection that broke while the body was sent.
-            raise _translate(requests.ConnectionError(error), method, url) from error
+            raise _translate(requests.ConnectionError(error), method, url) from None
         _log.debug("%s: %d", describe(method, url), response.status_code)
+        _check_head(response, describe(method, url))
         return response
 
     def _session(self, tls: TlsSettings) -> requests.Session:
@@ -157,8 +193,8 @@ class Transport:
                 session = requests.Session()
                 session.trust_env = False
                 session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-                session.mount("https://", _Adapter(_tls_context(tls), verify=tls.verify))
-                session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS_MAX))
+                session.mount("https://", _TlsAdapter(_tls_context(tls), verify=tls.verify))
+                session.mount("http://", _Adapter(pool_maxsize=_CONNECTIONS_MAX))
                 self._sessions[tls] = session
             return session
 
@@ -197,10 +233,22 @@ def _proxies(url: str, proxy: str | None) -> dict[str, str]:
         return {}
     if proxy is not None:
         return {"http": proxy, "https": proxy}
-    return requests.utils.get_environ_proxies(url, no_proxy=None)
+    return find_proxies(url)
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
+    """Closes its connections when it is closed; urllib3 would do so when nobody holds the pool any more, and tracebacks may."""
+
+    def close(self) -> None:
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+        super().close()
+
+
+class _TlsAdapter(_Adapter):
     """Trusts what its context trusts; requests alone would trust only certifi's list."""
 
     def __init__(self, context: ssl.SSLContext, *, verify: bool) -> None:
@@ -217,6 +265,18 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED" if self._verify else "CERT_NONE"
         conn.assert_hostname = None if self._verify else False
+
+
+def _check_head(response: requests.Response, request: str) -> None:
+    """Refuses an answer whose end cannot be known: what follows on the connection would be taken for the answer to another request."""
+    length = response.headers.get("content-length")
+    if response.status_code < 200:
+        # http.client skips 100 alone; behind these, too, comes the answer itself.
+        response.close()
+        raise MalformedError(f"{request}: answered {response.status_code}, which does not end a request", request=request)
+    if length is not None and not _LENGTH.fullmatch(length):
+        response.close()
+        raise UnreachableError(f"{request}: the answer is malformed (Content-Length {length[:40]!r})", request=request)
 
 
 def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
@@ -278,7 +338,20 @@ def read_body(response: requests.Response, size_max: int, what: str) -> bytes:
     data = b"".join(_pieces(response, size_max + 1, what))
     if len(data) > size_max:
         raise MalformedError(f"{what}: more than {size_max} bytes")
+    if not data and not {"content-length", "transfer-encoding"}.intersection(map(str.lower, response.headers)):
+        # Where the end of the connection is the end of the body, it may just as well have been cut, even within the headers.
+        raise UnreachableError(f"{what}: the connection ended before the body began")
     return data
+
+
+def discard(response: requests.Response) -> None:
+    """Drops an answer. The connection is kept where there is little or nothing left to read, and else ends."""
+    length = response.headers.get("content-length", "")
+    if response.request.method == "HEAD" or (_LENGTH.fullmatch(length) and int(length.partition(",")[0]) <= _DISCARDED_MAX):
+        with contextlib.suppress(UnreachableError):
+            while read_raw(response, _DISCARDED_MAX, "rest of an answer"):
+                pass
+    response.close()
 
 
 def _pieces(response: requests.Response, limit: int, what: str) -> Iterator[bytes]:
@@ -314,10 +387,10 @@ def follow(method: str, url: str, location: str, led: str = "redirected") -> str
         led: what the header did to us, for messages.
 
     Raises:
-        RegistryError: it is not HTTP, or from HTTPS to plain HTTP, or from elsewhere to this machine, or to an address of the link.
+        RedirectError: it is not HTTP, or from HTTPS to plain HTTP, or from elsewhere to this machine, or to an address of the link.
     """
     request = describe(method, url)
-    not_http = RegistryError(f"{request}: {led} to something that is not HTTP", request=request)
+    not_http = RedirectError(f"{request}: {led} to something that is not HTTP", request=request)
     try:
         target = urlsplit(urljoin(url, location))
         usable = target.scheme in ("http", "https") and target.port != 0
@@ -327,9 +400,9 @@ def follow(method: str, url: str, location: str, led: str = "redirected") -> str
     if not host or not usable:
         raise not_http
     if urlsplit(url).scheme == "https" and target.scheme == "http":
-        raise RegistryError(f"{request}: {led} from HTTPS to plain HTTP at {host}", request=request)
+        raise RedirectError(f"{request}: {led} from HTTPS to plain HTTP at {host}", request=request)
     if (is_loopback(host) and not is_loopback(from_host)) or (is_link_local(host) and host != from_host):
-        raise RegistryError(f"{request}: {led} to this machine's {host}", request=request)
+        raise RedirectError(f"{request}: {led} to this machine's {host}", request=request)
     return urlunsplit(target._replace(netloc=target.netloc.rpartition("@")[2], fragment=""))
 
 
@@ -344,14 +417,16 @@ def _translate(error: requests.RequestException, method: str, url: str) -> Regis
         if isinstance(cause, ssl.SSLCertVerificationError):
             return CertificateError(f"registry {host}: certificate not trusted: {cause.verify_message}", request=request)
     for cause in causes:
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             if any(words in str(cause) for words in _NOT_TLS):
                 return PlainHttpError(f"registry {host}: server gave HTTP response to HTTPS client", request=request)
             kind = CertificateError if any(words in str(cause) for words in _CERTIFICATE_ALERTS) else TlsError
             return kind(f"registry {host}: TLS handshake failed: {_words_of(cause)}", request=request)
     if isinstance(error, requests.exceptions.InvalidProxyURL) or "SOCKS support" in str(error):
         return InvalidError(f"registry {host}: the proxy cannot be used: {error}", request=request)
-    if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
+    # urllib3 blames the proxy, too, for a server that hangs up behind it.
+    hung_up = any(isinstance(cause, http.client.RemoteDisconnected) for cause in causes)
+    if not hung_up and any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         return UnreachableError(f"registry {host}: the proxy does not let us through ({_reason(causes[-1])})", request=request)
     if isinstance(error, requests.ConnectTimeout):
         return NoConnectionError(f"registry {host}: no connection within the time limit (i/o timeout)", request=request)
@@ -359,7 +434,7 @@ def _translate(error: requests.RequestException, method: str, url: str) -> Regis
         return UnreachableError(f"registry {host}: no answer within the time limit (i/o timeout)", request=request)
     if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
         return NoConnectionError(f"registry {host}: {_reason(error)}", request=request)
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, requests.ConnectionError | requests.exceptions.InvalidHeader):
         return UnreachableError(f"registry {host}: the connection broke ({_reason(causes[-1])})", request=request)
     return RegistryError(f"{request}: {_reason(error)}", request=request)
 

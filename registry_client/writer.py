@@ -23,6 +23,7 @@ from registry_client.client import read_manifest, referrers_tag
 from registry_client.digest import Digest
 from registry_client.errors import (
     DigestMismatchError,
+    MalformedError,
     NotFoundError,
     RegistryError,
     UnavailableError,
@@ -101,7 +102,7 @@ class RepositoryWriter:
             The digest of ``data``.
 
         Raises:
-            MalformedError: ``data`` is no JSON object.
+            MalformedError: ``data`` is no JSON object; or what answered is no registry.
             DigestMismatchError: ``data`` has not this digest; or the registry says that it got something else.
             NotFoundError: the registry has not all that the manifest names.
             DeniedError, TooLargeError, UnavailableError, RegistryError: the registry does not take it.
@@ -182,6 +183,9 @@ class RepositoryWriter:
             raise error.like(f"{what}: the registry does not take it, something that it names is not there: {words}") from None
         answer.close()
         claimed = answer.header("docker-content-digest")
+        if answer.status != 201 and not claimed:
+            # The login page of a network says 200, too.
+            raise MalformedError(f"{what}: status {answer.status} does not say that the registry took it")
         if claimed.startswith(f"{digest.algorithm}:") and claimed != digest:
             raise DigestMismatchError(f"{what}: {digest} was pushed, the registry says that it got {claimed[:80]!r}")
         return answer, digest

@@ -40,7 +40,7 @@ from registry_client.platform import Platform
 from registry_client.retry import RetryPolicy
 from registry_client.source import ImageSource, open_source
 from tests.servers.images import OCI_MANIFEST, BuiltImage, make_tar
-from tests.servers.registry import Fault, Registry
+from tests.servers.registry import ALWAYS, Fault, Registry
 
 AMD64 = Platform.parse("linux/amd64")
 QUICK = Options(credential=Credential(), retry=RetryPolicy(tries=4, base=0.001), connect_timeout=2, read_timeout=2)
@@ -98,6 +98,69 @@ def test_resumes_at_random_cuts_and_downloads_nothing_twice(registry: Registry, 
             assert b"".join(stream) == LAYER
             assert stream.retries == 1
             assert sent(registry) == len(LAYER)
+
+
+def test_resumes_at_random_cuts_over_tls_with_tokens_and_signed_urls(authority: tuple[ssl.SSLContext, Path]) -> None:
+    """The token has run out when the connection breaks, and so has the signature of the storage's URL."""
+    chosen = random.Random(4)
+    with Registry(auth="bearer", tls=authority[0]) as registry:
+        registry.add_image("app", "1", [LAYER], compression="none")
+        registry.inject("/v2/app/blobs/", Fault(redirect=True), times=ALWAYS)
+        options = replace(QUICK, credential=Credential(registry.username, registry.password), ca_file=authority[1])
+        with closing(open_source(f"{registry.host}/app:1", options)) as source:
+            layer = source.resolve(AMD64).layers[0]
+            for _ in range(30):
+                registry.requests.clear()
+                registry.inject("/storage/", Fault(cut_after=chosen.randrange(len(LAYER))))
+                registry.inject("/storage/", Fault(status=403, body=b"<Error><Code>AccessDenied</Code></Error>"))
+                stream = source.open_blob(layer)
+                first = next(stream, b"")
+                registry.revoke_tokens()
+                assert first + b"".join(stream) == LAYER
+                assert stream.retries == 2
+                stored = [request for request in registry.requests if request.server == "storage"]
+                assert [request.status for request in stored] == [200, 403, 206]
+                assert stored[0].sent + stored[2].sent == len(LAYER)
+
+
+def test_one_connection_serves_the_challenge_the_token_and_the_image(authority: tuple[ssl.SSLContext, Path]) -> None:
+    """Handshakes take longer than the short answers that nobody needs to the end."""
+    with Registry(auth="bearer", tls=authority[0]) as registry:
+        registry.add_image("app", "1", [LAYER])
+        options = replace(QUICK, credential=Credential(registry.username, registry.password), ca_file=authority[1])
+        with closing(open_source(f"{registry.host}/app:1", options)) as source:
+            for layer in source.resolve(AMD64).layers:
+                b"".join(source.open_blob(layer))
+        assert [request.status for request in registry.requests] == [401, 401, 200, 200, 200, 200]
+        assert registry.connections("registry") == 1
+
+
+def test_an_early_hint_is_not_taken_for_the_answer(registry: Registry, image: BuiltImage) -> None:
+    """http.client takes status 103 for the end; what comes behind it would then be the answer to the next request."""
+    registry.inject("/manifests/", Fault(interim=(103,)))
+    with closing(open_source(f"{registry.host}/app:1", QUICK)) as source:
+        with pytest.raises(MalformedError, match="answered 103, which does not end a request"):
+            source.resolve(AMD64)
+        assert source.resolve(AMD64).digest == image.digest
+
+
+def test_a_server_of_https_that_hangs_up_is_not_spoken_to_in_the_clear(authority: tuple[ssl.SSLContext, Path]) -> None:
+    with Registry(tls=authority[0]) as registry:
+        registry.add_image("app", "1", [LAYER])
+        registry.inject("^/v2/$", Fault(hang_up=True), times=3)
+        resolve(registry, replace(QUICK, ca_file=authority[1]))
+        registry.inject("^/v2/$", Fault(hang_up=True), times=ALWAYS)
+        with pytest.raises(UnreachableError, match="the connection broke"):
+            resolve(registry, replace(QUICK, ca_file=authority[1]))
+
+
+def test_a_few_bytes_are_no_progress(registry: Registry) -> None:
+    """Else a blob that comes by the byte would take for ever, with a connection for each."""
+    image = registry.add_image("app", "1", [LAYER], compression="none")
+    registry.inject(layer_of(image), Fault(cut_after=100), times=ALWAYS)
+    with pytest.raises(UnreachableError, match="unexpected EOF"):
+        pull(registry)
+    assert len(registry.paths(layer_of(image))) == QUICK.retry.tries
 
 
 def test_many_cuts_in_one_blob(registry: Registry, image: BuiltImage) -> None:

@@ -27,6 +27,7 @@ from tests.servers.faults import Fault, Injected, error_body
 
 _BODYLESS = (204, 304)
 _PIECES = 64
+_TLS_ON_PLAIN = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
 _PLAIN_ON_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
 
@@ -130,6 +131,10 @@ class Service:
         names = [server] if server else list(self._received)
         return b"".join(b"".join(self._received[name]) for name in names)
 
+    def connections(self, server: str) -> int:
+        """How many connections one listener accepted."""
+        return sum(listener.accepted for listener in self._listeners if listener.name == server)
+
     def record(self, server: str, data: bytes) -> None:
         """For listeners."""
         self._received[server].append(data)
@@ -157,6 +162,7 @@ class Listener(ThreadingHTTPServer):
         self.name = name
         self.host = f"127.0.0.1:{self.server_address[1]}"
         self.stopping = threading.Event()
+        self.accepted = 0
         self._connections: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, name=f"test {name}")
 
@@ -175,13 +181,14 @@ class Listener(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the connection's own thread: the handshake, then requests until it is closed."""
         tls = self.service.tls
+        self.accepted += 1
         self._connections.add(request)
         try:
             speaks_tls = request.recv(1, socket.MSG_PEEK) == b"\x16"
             if tls is None and speaks_tls:
-                # A client that tries HTTPS first gets what Go's server gives: an end, and not a long silence.
-                return
-            if tls is None:
+                # What Go's server gives to a client that tries HTTPS first.
+                request.sendall(_TLS_ON_PLAIN)
+            elif tls is None:
                 super().finish_request(request, client_address)
             elif not speaks_tls:
                 self.service.record(self.name, request.recv(1 << 16))

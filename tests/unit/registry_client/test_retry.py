@@ -8,6 +8,7 @@ import time
 import pytest
 
 from registry_client.errors import DeniedError, UnavailableError
+from registry_client.options import Options
 from registry_client.retry import RetryPolicy, parse_retry_after
 
 
@@ -45,3 +46,26 @@ def test_parse_retry_after(value: str | None, seconds: float | None) -> None:
 def test_parse_retry_after_dates() -> None:
     assert parse_retry_after(email.utils.formatdate(time.time() + 100, usegmt=True)) == pytest.approx(100, abs=3)
     assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+@pytest.mark.parametrize(("silence", "most"), [(0.0, 8.0), (5.0, 33.0), (10.0, 58.0), (20.0, 85.0), (60.0, 121.0)])
+def test_the_defaults_are_bounded(silence: float, most: float) -> None:
+    """How long a request takes to fail for good, if each try fails after so many seconds."""
+    options = Options()
+    assert silence <= max(options.connect_timeout, options.read_timeout)
+    clock, failures = silence, 1
+    while (delay := options.retry.delay(failures, UnavailableError(""), clock - silence)) is not None:
+        clock += delay + silence
+        failures += 1
+    assert clock <= most
+    assert clock <= silence + options.retry.patience + silence
+
+
+@pytest.mark.parametrize("wish", [0.0, 1.0, 59.0, 61.0, 1e9])
+def test_wishes_of_servers_are_bounded(wish: float) -> None:
+    policy, clock, failures = Options().retry, 0.0, 1
+    while (delay := policy.delay(failures, UnavailableError("", retry_after=wish), clock)) is not None:
+        clock += delay
+        failures += 1
+    assert clock <= policy.patience
+    assert failures <= policy.tries
