@@ -157,3 +157,11 @@ def test_tls(tmp_path: Path) -> None:
             source.resolve(None)
         with closing(open_source(reference, replace(ANONYMOUS, ca_file=ca))) as source:
             assert [len(b"".join(source.open_blob(layer))) for layer in source.resolve(None).layers] == [548, 4588, 250]
+
+
+def test_what_the_registry_said_to_nobody(tmp_path: Path) -> None:
+    with docker_registry(tmp_path / "registry", password=True) as registry:
+        with closing(open_source(f"{registry.host}/private:1", ANONYMOUS)) as source, pytest.raises(DeniedError) as raised:
+            source.resolve(None)
+        assert "unauthorized: authentication required" in str(raised.value)
+        assert raised.value.codes == ("UNAUTHORIZED",)

@@ -6,11 +6,12 @@ import gzip
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from registry_client.credentials import Credential
 from registry_client.digest import Digest
 from registry_client.errors import (
     DigestMismatchError,
@@ -19,14 +20,19 @@ from registry_client.errors import (
     NoMatchingPlatformError,
     NotFoundError,
     SizeMismatchError,
+    UnsupportedError,
 )
 from registry_client.manifest import Descriptor
-from registry_client.options import Options
+from registry_client.options import Options, Places
 from registry_client.platform import Platform
+from registry_client.push import push_image
+from registry_client.reference import Reference
 from registry_client.source import ImageSource, open_source
-from tests.servers.images import BuiltImage, build_image, make_tar, write_archive, write_docker_archive, write_layout
+from tests.servers.docker_registry import docker_registry
+from tests.servers.images import OCI_CONFIG, BuiltImage, build_image, make_tar, write_archive, write_docker_archive, write_layout
 from tests.servers.registry import Registry
 
+NOBODY = Options(credential=Credential(), places=Places())
 AMD64 = Platform.parse("linux/amd64")
 LAYERS = [make_tar({"etc/motd": b"hello\n"}), make_tar({"big": bytes(range(256)) * 12_000}), make_tar({})]
 OTHER_LAYERS = [LAYERS[0], make_tar({"other": b"x"})]
@@ -41,7 +47,17 @@ class Place:
     has_manifests: bool = True
 
 
-@pytest.fixture(params=["registry", "oci", "oci-archive", "docker-archive", "docker-archive gzip", "docker-archive of gzip"])
+@pytest.fixture(
+    params=[
+        "registry",
+        "docker-registry",
+        "oci",
+        "oci-archive",
+        "docker-archive",
+        "docker-archive gzip",
+        "docker-archive of gzip",
+    ]
+)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     one = build_image(LAYERS)
     images = {"one": one, "other": build_image(OTHER_LAYERS)}
@@ -50,6 +66,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
             for tag, image in images.items():
                 registry.add_built("team/app", tag, image)
             yield Place(one, lambda tag: open_source(f"docker://{registry.host}/team/app:{tag}"))
+    elif request.param == "docker-registry":
+        layout = write_layout(tmp_path / "layout", images)
+        with docker_registry(tmp_path / "registry") as served:
+            name = f"{served.host}/team/app"
+            for tag in images:
+                with closing(open_source(f"oci:{layout}:{tag}")) as source:
+                    push_image(source, Reference.parse(f"{name}:{tag}"), NOBODY)
+            yield Place(one, lambda tag: open_source(f"docker://{name}:{tag}", NOBODY))
     elif request.param.startswith("oci"):
         layout = write_layout(tmp_path / "layout", images)
         if request.param == "oci":
@@ -84,6 +108,37 @@ def test_resolve_gives_the_configuration_and_the_layers(place: Place) -> None:
         assert [layer.digest for layer in image.layers] == place.one.layer_digests
     else:
         assert image.digest is image.manifest is image.manifest_document is None
+
+
+def test_root_is_the_document_that_the_name_stands_for(place: Place) -> None:
+    with closing(place.open("one")) as source:
+        if not place.has_manifests:
+            with pytest.raises(UnsupportedError):
+                source.root()
+            assert source.digest() is None
+            return
+        root = source.root()
+        assert root.data == place.one.manifest
+        assert root.media_type == place.one.media_type
+        assert root.digest == place.one.digest == source.digest()
+
+
+def test_read_gives_documents_whole_and_checked(place: Place) -> None:
+    config = Descriptor(OCI_CONFIG, Digest(place.one.image_id), len(place.one.config))
+    manifest = Descriptor(place.one.media_type, Digest(place.one.digest), len(place.one.manifest))
+    with closing(place.open("one")) as source:
+        source.resolve(AMD64)
+        assert source.read(config) == place.one.config
+        if place.has_manifests:
+            assert source.read(manifest) == place.one.manifest
+            with pytest.raises(SizeMismatchError):
+                source.read(replace(manifest, size=manifest.size + 1))
+        with pytest.raises(SizeMismatchError):
+            source.read(replace(config, size=config.size + 1))
+        with pytest.raises(NotFoundError):
+            source.read(replace(config, digest=Digest.of(b"no such document")))
+        with pytest.raises(MalformedError, match="4194304"):
+            source.read(replace(config, size=5 << 20))
 
 
 def test_blobs_hold_the_layers(place: Place) -> None:
