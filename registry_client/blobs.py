@@ -74,7 +74,7 @@ class BlobStream:
         self._body: Body | None = None
         self._progress = 0
         self._failures = 0
-        self._first_failure = 0.0
+        self._row_began = 0.0  # when the first try in a row of failures did
         self._finished = False
         self._cancelled = threading.Event()
 
@@ -129,6 +129,8 @@ class BlobStream:
 
     def _next_piece(self) -> bytes:
         """Bytes from the body; ``b""`` only if nothing is missing. Opens a body, and another one, as needed."""
+        if not self._failures:
+            self._row_began = time.monotonic()  # what the reader did meanwhile took none of our patience
         while True:
             if self._cancelled.is_set():
                 raise CancelledError(f"{self._name}: cancelled at byte {self.position} of {self.descriptor.size}")
@@ -152,9 +154,7 @@ class BlobStream:
         """Waits before the next try, or raises the error again."""
         self._close_body()
         self._failures += 1
-        if self._failures == 1:
-            self._first_failure = time.monotonic()
-        elapsed = time.monotonic() - self._first_failure
+        elapsed = time.monotonic() - self._row_began
         delay = None if self._cancelled.is_set() else self._retry.delay(self._failures, error, elapsed)
         if delay is None:
             if self._cancelled.is_set():

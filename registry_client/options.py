@@ -111,7 +111,8 @@ class Options:
         ca_file: PEM file of certificate authorities to trust beside the system's.
         upload_chunk: bytes that one request of an upload sends at most; None for all in one.
         connect_timeout: seconds for a connection and for the TLS handshake.
-        read_timeout: seconds without a byte, after which a connection counts as dead.
+        read_timeout: seconds without a byte, after which a connection counts as dead; twice as many for the answer to a PUT, before
+            which a registry may move a whole blob.
         retry: how often, and how long between.
         on_retry: told before each wait.
         on_fallback: told when a mirror is given up.
@@ -129,7 +130,7 @@ class Options:
     ca_file: Path | None = None
     upload_chunk: int | None = None
     connect_timeout: float = 10.0
-    read_timeout: float = 60.0
+    read_timeout: float = 25.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     on_retry: RetrySink = ignore_retry
     on_fallback: FallbackSink = ignore_fallback

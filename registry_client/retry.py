@@ -22,7 +22,8 @@ class RetryPolicy:
         tries: how often in all one request is sent.
         base: seconds before the second try; each further wait is twice as long.
         cap: seconds that a wait never exceeds, unless the server asks for more with Retry-After.
-        patience: seconds after the first failure in a row beyond which no further try starts.
+        patience: seconds that all tries together may take. No further one starts if it would end later, should it take as long as
+            those before it did.
     """
 
     tries: int = 5
@@ -36,14 +37,13 @@ class RetryPolicy:
 
     def run(self, act: Callable[[], T], on_retry: Callable[[str, float], None]) -> T:
         """Does something until it succeeds or the policy gives up; raises what it raised last."""
-        failures, first_failure = 0, 0.0
+        failures, started = 0, time.monotonic()
         while True:
             try:
                 return act()
             except RegistryError as error:
                 failures += 1
-                first_failure = first_failure or time.monotonic()
-                delay = self.delay(failures, error, time.monotonic() - first_failure)
+                delay = self.delay(failures, error, time.monotonic() - started)
                 if delay is None:
                     raise
                 on_retry(str(error), delay)
@@ -53,7 +53,7 @@ class RetryPolicy:
         """Seconds to wait after so many failures in a row, the last of which is ``error``; None to give up.
 
         Args:
-            elapsed: seconds since the first of them.
+            elapsed: seconds since the first of these tries began.
 
         The wait is a random time between half and all of the backoff, so that many clients do not come back at once.
         """
@@ -63,7 +63,7 @@ class RetryPolicy:
             wait = error.retry_after
         else:
             wait = min(self.cap, self.base * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
-        return wait if elapsed + wait <= self.patience else None
+        return wait if elapsed + wait + elapsed / failures <= self.patience else None
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -49,6 +49,7 @@ from registry_client.routes import tls_settings
 
 REDIRECTS_MAX = 5
 USER_AGENT = "imgstore"
+_COMMIT_FACTOR = 2
 _HARMLESS_HEADERS = frozenset({"User-Agent", "Accept-Encoding", "Accept", "Range"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LENGTH = re.compile(r"\d{1,19}(\s*,\s*\d{1,19})*", re.ASCII)  # urllib3 makes sure that several are the same
@@ -166,10 +167,11 @@ class Transport:
         self, method: str, url: str, headers: Mapping[str, str], reach: Reach, body: bytes | Mapping[str, str] | SizedBody | None
     ) -> requests.Response:
         session = self._session(reach.tls)
-        timeout = (reach.connect_timeout or self._options.connect_timeout, self._options.read_timeout)
+        silence = self._options.read_timeout * (_COMMIT_FACTOR if method == "PUT" else 1)
+        timeout = (reach.connect_timeout or self._options.connect_timeout, silence)
         if isinstance(body, SizedBody):
             # On a new connection each piece of a body may take as long as the connection itself, which is for packets, not for megabytes.
-            timeout = (max(timeout), self._options.read_timeout)
+            timeout = (max(timeout), silence)
         try:
             request = requests.Request(method, url, headers=dict(headers), data=body).prepare()
             with _silent_urllib3():

@@ -292,6 +292,7 @@ class Upload:
         self._failures += 1
         if self._failures == 1:
             self._first_failure = time.monotonic()
+        # From the failure on, and not from when the request began: to send a large blob takes its time.
         delay = self._repository.retry.delay(self._failures, error, time.monotonic() - self._first_failure)
         if delay is None:
             raise error
