@@ -435,7 +435,7 @@ class ImageStore:
 
         return replace(
             self._registries,
-            credential=credential or self._registries.credential,
+            credential=self._registries.credential if credential is None else credential,
             on_retry=on_retry,
             on_fallback=on_fallback,
             spool_directory=self._directory,

@@ -168,7 +168,8 @@ class Authorizer:
         if not token or not token.isascii() or not token.isprintable():
             raise MalformedError(f"{what}: holds no usable token")
         lifetime = fields.integer("expires_in", maximum=_LIFETIME_MAX) if "expires_in" in fields else 0
-        if renewed := fields.string("refresh_token", ""):
+        renewed = fields.string("refresh_token", "")
+        if renewed and (self._credential.identity_token or not wanted.scopes):  # asked for, by a login, or the next of a row
             self._credential = replace(self._credential, identity_token=renewed)
         grant = _Grant(f"Bearer {token}", wanted, started + _REFRESH_AT * (lifetime or LIFETIME_DEFAULT))
         self._grants[scopes] = grant

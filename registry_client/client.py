@@ -76,8 +76,8 @@ class RepositoryClient:
         self._options = options
         endpoints = find_endpoints(registry, repository, options, by_digest=by_digest)
         primary = find_primary(registry, repository, options)
-        self._own_connections = Connections(options) if connections is None else None
-        shared = connections or self._own_connections or Connections(options)
+        shared = Connections(options) if connections is None else connections
+        self._own_connections = shared if connections is None else None
         self.primary = RemoteRepository(primary, self.name, shared, options)
         """The registry itself, for writes."""
         self._places = [RemoteRepository(endpoint, self.name, shared, options) for endpoint in endpoints]
@@ -113,15 +113,16 @@ class RepositoryClient:
         """
         what = f"manifest for {_named(self.name, tag_or_digest)}"
 
-        def ask(place: RemoteRepository) -> Descriptor | None:
+        def ask(place: RemoteRepository) -> Descriptor:
             headers = {"Accept": media_types.ACCEPT_MANIFESTS}
-            answer = place.request("HEAD", f"manifests/{tag_or_digest}", what, headers=headers, expected=(200, 404))
+            answer = place.request("HEAD", f"manifests/{tag_or_digest}", what, headers=headers)
             answer.close()
-            if answer.status == 404:
-                return None
             return _descriptor_of(answer) or _describe(read_manifest(place, tag_or_digest, what))
 
-        return self._first(ask, by_digest=":" in tag_or_digest)
+        try:
+            return self._first(ask, by_digest=":" in tag_or_digest)
+        except NotFoundError:
+            return None
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """A blob as a stream; nothing is sent before its first piece is asked for."""

@@ -337,3 +337,13 @@ def test_a_registry_that_is_gone_behind_a_mirror(trio: tuple[Registry, Registry,
             assert source.resolve(AMD64).digest == image.digest
         with closing(open_source(f"{host}/team/app:2", options)) as source, pytest.raises(UnreachableError, match="refused"):
             source.resolve(AMD64)
+
+
+def test_a_tag_that_a_mirror_has_not_got(mirrored: Mirrored) -> None:
+    """That a mirror knows nothing of it does not mean that there is nothing."""
+    mirrored.registry.add_manifest("team/app", "2", mirrored.image.manifest, mirrored.image.media_type)
+    with RepositoryClient(mirrored.registry.host, "team/app", mirrored.options) as client:
+        found = client.find_manifest("2")
+        assert found is not None
+        assert found.digest == mirrored.image.digest
+        assert client.find_manifest("3") is None

@@ -38,6 +38,7 @@ from registry_client.image import Image
 from registry_client.options import Options
 from registry_client.platform import Platform
 from registry_client.retry import RetryPolicy
+from registry_client.server import Connections
 from registry_client.source import ImageSource, open_source
 from tests.servers.images import OCI_MANIFEST, BuiltImage, make_tar
 from tests.servers.registry import ALWAYS, Fault, Registry
@@ -580,3 +581,16 @@ def test_tags_are_listed_page_by_page(registry: Registry) -> None:
     registry.inject("tags/list", Fault(headers={"Link": '<http://elsewhere.test/v2/>; rel="next"'}))
     with closing(open_source(f"{registry.host}/app", QUICK)) as source, pytest.raises(MalformedError, match="another server"):
         source.tags()
+
+
+def test_a_refresh_token_that_nobody_asked_for_replaces_no_password() -> None:
+    with Registry(auth="bearer") as registry:
+        registry.add_image("app", "1", [LAYER])
+        registry.inject("/token", Fault(status=200, body=b'{"token": "useless", "refresh_token": "unasked"}'))
+        options = replace(QUICK, credential=Credential(registry.username, registry.password))
+        with Connections(options) as connections:
+            with closing(open_source(f"{registry.host}/app:1", options, connections)) as source, pytest.raises(DeniedError):
+                source.resolve(AMD64)
+            with closing(open_source(f"{registry.host}/app:1", options, connections)) as source:
+                source.resolve(AMD64)
+        assert {request.method for request in registry.requests if request.path.startswith("/token")} == {"GET"}
