@@ -6,15 +6,28 @@ what it cannot have at once for the next time.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
+
 from imgstore import layout
 from imgstore.catalog.catalog import Catalog
 from imgstore.disks import Disks
-from imgstore.leases import Leases
+from imgstore.leases import Leases, wait_for
 
 
 def use_lease(chain_id: str) -> str:
     """Name of the lease that keeps a layer from being collected."""
     return f"use-{layout.hex_of(chain_id)}"
+
+
+@contextlib.contextmanager
+def kept(leases: Leases, chain_ids: Iterable[str]) -> Iterator[None]:
+    """Keeps layers from being collected inside the block; that they are there is for the caller to see."""
+    with contextlib.ExitStack() as stack:
+        for chain_id in chain_ids:
+            lease = wait_for(leases, use_lease(chain_id), shared=True)
+            stack.callback(lease.release)
+        yield
 
 
 def collect(disks: Disks, catalog: Catalog, leases: Leases) -> list[str]:

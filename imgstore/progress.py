@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class State(enum.StrEnum):
-    """What happens to a layer, in the order in which it happens."""
+    """What happens to a layer, in the order in which it happens: first in a pull, then in a push."""
 
     PULLING = "Pulling fs layer"
     WAITING = "Waiting"
@@ -18,6 +18,14 @@ class State(enum.StrEnum):
     COMPLETE = "Pull complete"
     EXISTS = "Already exists"
 
+    PREPARING = "Preparing"
+    COMPRESSING = "Compressing"
+    PUSHING = "Pushing"
+    PUSHED = "Pushed"
+    MOUNTED = "Mounted from"
+    """The message of the event says from which repository."""
+    IN_REGISTRY = "Layer already exists"
+
 
 @dataclass(frozen=True, slots=True)
 class ProgressEvent:
@@ -26,8 +34,8 @@ class ProgressEvent:
     Attributes:
         layer: short identifier (12 hex digits), or an empty string for a message.
         state: what happens now, or None for a message.
-        current: compressed bytes done in this state.
-        total: compressed bytes in all, or None if unknown.
+        current: bytes done in this state: compressed ones, but uncompressed ones while COMPRESSING.
+        total: of these in all, or None if unknown.
         message: a sentence for the user.
     """
 

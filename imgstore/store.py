@@ -33,7 +33,7 @@ from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, Inv
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.images import Images, Removal, familiar, names_of
 from imgstore.layers.tar_writer import write_tar
-from imgstore.leases import FileLeases, Leases, MemoryLeases, held, wait_for
+from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.location import CATALOG, LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State, ignore
 from imgstore.pulls import LayerPull, WantedLayer
@@ -380,9 +380,7 @@ class ImageStore:
             )
         ]
         with contextlib.ExitStack() as stack:
-            for layer in wanted:
-                lease = wait_for(self._leases, gc.use_lease(layer.chain_id), shared=True)
-                stack.callback(lease.release)
+            stack.enter_context(gc.kept(self._leases, (layer.chain_id for layer in wanted)))
             self._tidy()
             pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory)
             brought = pull.run(wanted)
