@@ -7,8 +7,9 @@ import os
 import stat
 import tempfile
 import zlib
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import BinaryIO, Protocol
 
 from registry_client.blobs import BlobStream, Body
 from registry_client.errors import InvalidError, MalformedError, NotFoundError, RegistryError, SizeMismatchError, UnsupportedError
@@ -105,8 +106,12 @@ class DirectoryFiles:
 class ArchiveFiles:
     """The files in a tar. A tar in gzip is unpacked first, into a temporary file that has no name."""
 
-    def __init__(self, path: Path, spool_directory: Path | None = None) -> None:
+    def __init__(self, path: PurePath, spool_directory: Path | None = None, *, file: BinaryIO | None = None) -> None:
         """Opens the archive and reads its headers.
+
+        Args:
+            file: the archive, if it is open already: a regular file, read from its first byte on, which its owner may close at once.
+                The path is then no more than what it is called.
 
         Raises:
             NotFoundError: no such file.
@@ -114,7 +119,7 @@ class ArchiveFiles:
             UnsupportedError: compressed with something else than gzip.
         """
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.dup(file.fileno()) if file else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise NotFoundError(f"{path}: no such file") from None
         except OSError as error:
@@ -136,6 +141,10 @@ class ArchiveFiles:
 
     def __contains__(self, name: str) -> bool:
         return name in self._index
+
+    def names(self) -> Iterator[str]:
+        """names of all files and links."""
+        return self._index.names()
 
     def size(self, name: str) -> int:
         return self._index.find(name).size
@@ -177,7 +186,7 @@ class _FileBody:
             os.close(self._fd)
 
 
-def _gunzip(path: Path, fd: int, spool_directory: Path | None) -> int:
+def _gunzip(path: PurePath, fd: int, spool_directory: Path | None) -> int:
     """Descriptor of a nameless file with the unpacked bytes; it is gone when it is closed, or when the process ends."""
     with (
         tempfile.TemporaryFile(dir=spool_directory) as spool,
