@@ -21,22 +21,23 @@ from typing import BinaryIO, Self
 from imgstore import gc, layout, markers
 from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, Usage
 from imgstore.blocks import Bytes
-from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
+from imgstore.catalog.catalog import Catalog, ImageRow, LayerRow
 from imgstore.changes import FileType
 from imgstore.check import Finding, check_store
 from imgstore.config import DEFAULT_DISK_SIZE
 from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
-from imgstore.disks import Disks, layer_row
+from imgstore.disks import Disks
 from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InvalidError, NotFoundError
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.images import Images, Removal, familiar, names_of
+from imgstore.intake import NAMES as _NAMES
+from imgstore.intake import Intake
 from imgstore.layers.tar_writer import write_tar
 from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.location import CATALOG, LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State, ignore
-from imgstore.pulls import LayerPull, WantedLayer
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.registries import translated
 from imgstore.vmdk.chain import Chain
@@ -47,9 +48,6 @@ from registry_client.options import Options
 from registry_client.platform import Platform, choose
 from registry_client.server import Connections
 from registry_client.source import ImageSource, open_source
-
-_NAMES = "names"
-"""Lease of who changes which image has which name."""
 
 
 class ImageStore:
@@ -73,6 +71,7 @@ class ImageStore:
         self._directory = directory
         self._disks = Disks(datastore, leases, disk_size)
         self._images = Images(datastore, catalog)
+        self._intake = Intake(self._disks, self._images, catalog, leases, directory, self._tidy)
         self._registries = registries
         self._connections = Connections(registries)
 
@@ -369,42 +368,10 @@ class ImageStore:
         image = source.resolve(platform)
         image_id = str(image.config.image_id)
         digest = None if image.digest is None else str(image.digest)
-        wanted = [
-            WantedLayer(str(chain_id), str(diff_id), None if parent is None else str(parent), descriptor)
-            for chain_id, diff_id, parent, descriptor in zip(
-                image.config.chain_ids,
-                image.config.diff_ids,
-                (None, *image.config.chain_ids),
-                image.layers,
-                strict=False,  # the lowest layer has no parent: one more of these
-            )
-        ]
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(gc.kept(self._leases, (layer.chain_id for layer in wanted)))
-            self._tidy()
-            pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory)
-            brought = pull.run(wanted)
-            row = ImageRow(
-                id=image_id,
-                manifest_digest=None if image.manifest_document is None else str(image.manifest_document.digest),
-                manifest=b"" if image.manifest_document is None else image.manifest_document.data,
-                config=image.config.raw,
-                layers=tuple(
-                    ImageLayerRow(layer.chain_id, layer.diff_id, str(layer.descriptor.digest), layer.descriptor.media_type)
-                    for layer in wanted
-                ),
-            )
-            with held(self._leases, _NAMES):
-                # A rebuild while we pulled, or a pull that was killed, can have left the catalog without them.
-                for layer in wanted:
-                    self._catalog.put_layer(layer_row(self._disks.read_marker(layer.chain_id)))
-                names = names_of(source.reference, image_id, digest)
-                known = all(self._catalog.reference(name.name) == name for name in names)
-                known = known and self._catalog.image(image_id) is not None
-                self._images.commit(row, names)
-        status = PullStatus.UP_TO_DATE if known and not brought else PullStatus.DOWNLOADED
+        taken = self._intake.take(source, image, names_of(source.reference, image_id, digest), progress)
+        status = PullStatus.DOWNLOADED if taken.changed else PullStatus.UP_TO_DATE
         name = image_id if source.reference is None else str(source.reference)
-        return PullResult(name, self._image(row), status, digest)
+        return PullResult(name, self._image(taken.image), status, digest)
 
     def _up_to_date(self, source: ImageSource, platform: Platform | None) -> PullResult | None:
         """The image that has the source's name already, if the source still means that one: one request tells."""
