@@ -12,9 +12,8 @@ from imgstore.disks import Disks, layer_row
 from imgstore.images import Images
 from imgstore.leases import Leases, held
 from imgstore.progress import ProgressSink
-from imgstore.pulls import LayerPull, WantedLayer
+from imgstore.pulls import BlobSource, LayerPull, WantedLayer
 from registry_client.image import Image
-from registry_client.source import ImageSource
 
 NAMES = "names"
 """Lease of who changes which image has which name."""
@@ -59,14 +58,14 @@ class Intake:
         self._directory = directory
         self._tidy = tidy
 
-    def take(self, source: ImageSource, image: Image, names: Sequence[ReferenceRow], progress: ProgressSink) -> TakenIn:
+    def take(self, source: BlobSource, image: Image, names: Sequence[ReferenceRow], progress: ProgressSink) -> TakenIn:
         """Brings the layers that are not there, then commits the image under these names, which leave any image that had them.
 
         After an error or a crash neither the image nor a name of it is new; layers that were complete stay for the next try, and
         go with the next collection.
 
         Args:
-            source: what `image` was resolved by.
+            source: has the blobs of the image's layers.
 
         Raises:
             ImgstoreError: the first layer that failed.

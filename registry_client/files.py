@@ -83,7 +83,7 @@ class DirectoryFiles:
 
     def open(self, name: str, offset: int = 0) -> Body:
         fd = self._open(name)
-        return _FileBody(fd, offset, os.fstat(fd).st_size, owned=True)
+        return FileBody(fd, offset, os.fstat(fd).st_size, owned=True)
 
     def close(self) -> None:
         """Nothing stays open between calls."""
@@ -151,7 +151,7 @@ class ArchiveFiles:
 
     def open(self, name: str, offset: int = 0) -> Body:
         member: TarMember = self._index.find(name)
-        return _FileBody(self._fd, member.offset + offset, member.offset + member.size, owned=False)
+        return FileBody(self._fd, member.offset + offset, member.offset + member.size, owned=False)
 
     def close(self) -> None:
         """Streams that are still open fail from here on."""
@@ -160,8 +160,12 @@ class ArchiveFiles:
             os.close(fd)
 
 
-class _FileBody:
-    """The Body of a range of a file."""
+class FileBody:
+    """The Body of a range of a file.
+
+    Args:
+        owned: whether closing it closes the file.
+    """
 
     def __init__(self, fd: int, offset: int, end: int, *, owned: bool) -> None:
         self._fd = fd
