@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +67,7 @@ def select_images(images: Images, catalog: Catalog, names: Sequence[str], platfo
     return list(selected.values())
 
 
-def write_archive(saved: Sequence[SavedImage], disks: Disks, leases: Leases) -> Iterator[Bytes]:
+def write_archive(saved: Sequence[SavedImage], disks: Disks, leases: Leases) -> Generator[Bytes, None, None]:
     """The archive, in pieces. That all is there is seen before this returns; its layers are not collected until the end, or `close`.
 
     Raises:
@@ -120,7 +120,7 @@ class _Member:
     chain_ids: Sequence[str] = ()
 
 
-def _write(saved: Sequence[SavedImage], disks: Disks, leases: Leases) -> Iterator[Bytes]:
+def _write(saved: Sequence[SavedImage], disks: Disks, leases: Leases) -> Generator[Bytes, None, None]:
     with gc.kept(leases, dict.fromkeys(layer.chain_id for image in saved for layer in image.row.layers)):
         members = _members(saved, disks)
         yield b""
@@ -137,7 +137,7 @@ def _write(saved: Sequence[SavedImage], disks: Disks, leases: Leases) -> Iterato
         yield _END
 
 
-def _sized(disks: Disks, member: _Member) -> Iterator[Bytes]:
+def _sized(disks: Disks, member: _Member) -> Generator[Bytes, None, None]:
     """A layer, of which the header said how long it is."""
     written = 0
     for piece in disks.read_layer(member.chain_ids):

@@ -13,7 +13,7 @@ import contextlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -215,7 +215,7 @@ class ImageStore:
         for tag in tags:
             yield self.pull(str(repository.with_tag(tag)), platform=platform, credential=credential, progress=progress)
 
-    def save(self, references: Sequence[str], *, platform: str | None = None) -> Iterator[Bytes]:
+    def save(self, references: Sequence[str], *, platform: str | None = None) -> Generator[Bytes, None, None]:
         """Images as one tar, which is an OCI image layout and a docker-archive at once; the same bytes each time.
 
         That the images are there is seen before this returns. What needs its layers is kept from then until the last piece has come,
