@@ -41,7 +41,7 @@ class ImportOptions:
     Attributes:
         reference: its name, or None.
         changes: instructions of a Dockerfile that make its configuration.
-        message: its comment.
+        message: its comment; if empty, the one that docker gives.
         platform: what it is said to run on; None: Linux on this machine's architecture.
         created: when it was made; None: now.
     """
@@ -111,16 +111,16 @@ def _parse_name(text: str) -> Reference:
 def _make_config(diff_id: DiffId, run_config: dict[str, Any], platform: Platform, message: str, created: datetime) -> bytes:
     """The image configuration; the same bytes for the same arguments."""
     time = _format_time(created)
-    comment = {"comment": message} if message else {}
+    comment = message or "Imported from -"
     values: dict[str, Any] = {
-        **comment,
+        "comment": comment,
         "created": time,
         "config": {key: dict(sorted(value.items())) if isinstance(value, dict) else value for key, value in run_config.items()},
         "architecture": platform.architecture,
         **({"variant": platform.variant} if platform.variant else {}),
         "os": platform.os,
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created": time, **comment}],
+        "history": [{"created": time, "comment": comment}],
     }
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape")
 

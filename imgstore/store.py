@@ -292,7 +292,7 @@ class ImageStore:
             reference: a name for the image, with the tag ``latest`` if it has none.
             changes: instructions of a Dockerfile that configure it: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD,
                 STOPSIGNAL, USER, VOLUME, WORKDIR.
-            message: its comment.
+            message: its comment; if empty, ``Imported from -``, as docker has it.
             platform: ``os/arch[/variant]`` that it is said to run on; None: Linux on this machine's architecture.
             created: when it is said to be made; None: now. The id of the image depends on it.
             name: what errors call an open body.
