@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from imgstore import layout
 from imgstore.catalog.catalog import Catalog
@@ -32,7 +32,6 @@ from imgstore.vmdk.chain import Chain
 from registry_client.blobs import BlobStream
 from registry_client.errors import RegistryError
 from registry_client.manifest import Descriptor
-from registry_client.source import ImageSource
 
 CONCURRENT_DOWNLOADS = 3
 """As many as docker has at once."""
@@ -44,6 +43,13 @@ _LARGER_DISKS = "the disks of a store all have one size, chosen when it is made:
 
 _NOTE_SECONDS = 0.2
 """How often those who wait are told how far we are."""
+
+
+class BlobSource(Protocol):
+    """Where the blobs of an image come from: any ImageSource is one."""
+
+    def open_blob(self, descriptor: Descriptor) -> BlobStream:
+        """See ImageSource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class LayerPull:
 
     def __init__(
         self,
-        source: ImageSource,
+        source: BlobSource,
         disks: Disks,
         catalog: Catalog,
         leases: Leases,
@@ -153,7 +159,7 @@ class LayerPull:
 class _Download:
     """One layer on its way from the source to the converter."""
 
-    def __init__(self, layer: WantedLayer, source: ImageSource, leases: Leases, progress: ProgressSink, spools: Spools) -> None:
+    def __init__(self, layer: WantedLayer, source: BlobSource, leases: Leases, progress: ProgressSink, spools: Spools) -> None:
         self.layer = layer
         self.ready: Future[LayerMarker | None] = Future()
         """Done as soon as it is known who makes the layer: the marker if someone else did, None if we are to."""
