@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, Usage
+    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, PushResult, Usage
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -60,6 +60,7 @@ __all__ = [
     "ProgressSink",
     "PullResult",
     "PullStatus",
+    "PushResult",
     "RebuildReport",
     "Removal",
     "State",
@@ -81,6 +82,7 @@ _ELSEWHERE = {
     "ProgressSink": "progress",
     "PullResult": "answers",
     "PullStatus": "answers",
+    "PushResult": "answers",
     "RebuildReport": "rebuild",
     "Removal": "images",
     "State": "progress",

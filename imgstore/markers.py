@@ -99,7 +99,26 @@ class ReferenceMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str | None
 
 
-Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker
+class BlobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A blob that a push made of a layer: always gzip.
+
+    Attributes:
+        repositories: with their registries, that had it after a push; the latest first.
+    """
+
+    digest: str
+    size: int
+    repositories: tuple[str, ...]
+
+
+class BlobsMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``<chain id>.blobs.json``: what pushes made of a layer. Only a hint; without it the layer is no less there."""
+
+    chain_id: str
+    blobs: tuple[BlobRecord, ...]
+
+
+Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker | BlobsMarker
 M = TypeVar("M", bound=Marker)
 
 
