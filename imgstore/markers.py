@@ -8,7 +8,7 @@ What they hold and where they lie is described in ``docs/reference/store-layout.
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -107,7 +107,7 @@ class BlobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     digest: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=1)]
     repositories: tuple[str, ...]
 
 

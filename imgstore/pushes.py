@@ -12,6 +12,7 @@ what a manifest names for it is that layer. What this image's own manifest says 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow
 from imgstore.disks import Disks
 from imgstore.errors import InvalidError
 from imgstore.images import Images, NoSuchImageError, names_of, parse_reference
+from imgstore.markers import BlobRecord
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from registry_client import media_types
 from registry_client.digest import Digest
@@ -152,6 +154,9 @@ class ImagePush:
     Args:
         destination: with a tag.
         spool_directory: for layers that are compressed; None: the system's temporary directory.
+
+    Attributes:
+        stop: set from another thread, it ends the push soon, with a CancelledError.
     """
 
     def __init__(
@@ -171,6 +176,7 @@ class ImagePush:
         self._blobs = blobs
         self._progress = progress
         self._spool_directory = spool_directory
+        self.stop = threading.Event()
         self._media_type = media_types.DOCKER_MANIFEST
         self._chosen: dict[str, Descriptor] = {}
 
@@ -193,9 +199,9 @@ class ImagePush:
         self._progress(ProgressEvent("", message=f"The push refers to repository [{self._destination.name}]"))
         for layer in layers:
             self._progress(ProgressEvent(layer.short, State.PREPARING))
-        tasks: list[Callable[[threading.Event], None]] = [lambda stop: self._push_config(config, image.config, stop)]
-        tasks += [_task(self._push_layer, layer) for layer in layers]
-        push_each(tasks, lambda task, stop: task(stop))
+        tasks = [functools.partial(self._push_layer, layer) for layer in layers]
+        push_each([functools.partial(self._push_config, config, image.config), *tasks], lambda task: task(), self.stop)
+        self._check()
         chosen = [self._chosen[layer.diff_id] for layer in image.layers]
         if manifest is not None and chosen == list(manifest.layers):
             data = image.manifest
@@ -216,109 +222,103 @@ class ImagePush:
         parsed = parse_manifest(image.manifest, "", f"manifest {image.manifest_digest} of image {image.id}")
         return parsed if isinstance(parsed, Manifest) else None
 
-    def _push_config(self, config: Descriptor, data: bytes, stop: threading.Event) -> None:
-        self._writer.push_blob(config, lambda offset: iter([data[offset:]]), stop=stop)
+    def _push_config(self, config: Descriptor, data: bytes) -> None:
+        self._writer.push_blob(config, lambda offset: iter([data[offset:]]), stop=self.stop)
 
-    def _push_layer(self, layer: _Layer, stop: threading.Event) -> None:
-        remembered = self._remembered(layer)
-        candidates = [layer.original, *remembered] if layer.original is not None else remembered
-        descriptor = self._find(layer, candidates, stop)
+    def _push_layer(self, layer: _Layer) -> None:
+        self._check()
+        made = self._blobs.of(layer.chain_id)
+        descriptor = self._find(layer, made)
         if descriptor is None and layer.original is not None and layer.original.digest == layer.diff_id:
             descriptor = layer.original  # it was never compressed
-            self._upload(layer, descriptor, lambda offset: _from(self._read(layer, stop), offset), stop)
+            self._upload(layer, descriptor, lambda offset: _from(self._read(layer), offset))
         elif descriptor is None:
-            spool = self._compress(layer, stop)
+            spool = self._compress(layer)
             try:
-                descriptor = self._describe(layer, Digest(spool.digest), spool.size)
-                self._upload(layer, descriptor, spool.open_at, stop)
+                descriptor = self._describe(layer, spool.digest, spool.size)
+                self._upload(layer, descriptor, spool.open_at)
             finally:
                 spool.close()
         if descriptor is not layer.original:
             self._blobs.remember(layer.chain_id, str(descriptor.digest), descriptor.size, self._destination.name)
         self._chosen[layer.diff_id] = descriptor
 
-    def _remembered(self, layer: _Layer) -> list[Descriptor]:
-        """The blobs that earlier pushes made of the layer."""
-        found = []
-        for blob in self._blobs.of(layer.chain_id):
-            try:
-                descriptor = self._describe(layer, Digest(blob.digest), blob.size)
-            except InvalidDigestError:
-                continue
-            if descriptor is not layer.original:
-                found.append(descriptor)
-        return found
-
-    def _describe(self, layer: _Layer, digest: Digest, size: int) -> Descriptor:
+    def _describe(self, layer: _Layer, digest: str, size: int) -> Descriptor:
         """A gzip of the layer; that of the manifest itself, if it is the same one."""
         if layer.original is not None and layer.original.digest == digest:
             return layer.original
-        return Descriptor(_GZIP_TYPES[self._media_type], digest, size)
+        return Descriptor(_GZIP_TYPES[self._media_type], Digest(digest), size)
 
-    def _find(self, layer: _Layer, candidates: Sequence[Descriptor], stop: threading.Event) -> Descriptor | None:
-        """A blob that the repository has, or now has because another has it."""
-        for descriptor in candidates:
+    def _find(self, layer: _Layer, made: Sequence[BlobRecord]) -> Descriptor | None:
+        """A blob of the layer that the repository has, or now has because another one of the registry has it.
+
+        Args:
+            made: what earlier pushes made of the layer.
+        """
+        known = {} if layer.original is None else {str(layer.original.digest): layer.original}
+        for blob in made:
+            with contextlib.suppress(InvalidDigestError):
+                known.setdefault(blob.digest, self._describe(layer, blob.digest, blob.size))
+        for descriptor in known.values():
             if self._writer.has_blob(descriptor):
                 self._progress(ProgressEvent(layer.short, State.IN_REGISTRY))
                 return descriptor
-        places = [(each, repository) for each in candidates for repository in self._repositories_with(layer, each)]
+        places = [(each, repository) for each in known.values() for repository in self._repositories_with(layer, each, made)]
         for descriptor, repository in places[:MOUNTS_MAX]:
-            _check(stop)
+            self._check()
             if self._writer.mount_blob(descriptor, repository):
                 self._progress(ProgressEvent(layer.short, State.MOUNTED, message=repository))
                 return descriptor
         return None
 
-    def _repositories_with(self, layer: _Layer, blob: Descriptor) -> list[str]:
-        """Other repositories of the registry that are likely to have the blob."""
+    def _repositories_with(self, layer: _Layer, blob: Descriptor, made: Sequence[BlobRecord]) -> list[str]:
+        """Other repositories of the registry that are likely to have the blob: they got it from us, or gave an image that names it."""
         prefix = f"{self._destination.registry}/"
+        got = [name for each in made if each.digest == blob.digest for name in each.repositories]
+        got_another = {name for each in made if each.digest != blob.digest for name in each.repositories}
         pulled = self._catalog.names_with_blob(layer.chain_id, str(blob.digest), prefix, _NAMES_MAX)
-        names = [Reference.parse(name).name for name in pulled]
-        for record in self._blobs.of(layer.chain_id):
-            if record.digest == blob.digest:
-                names += record.repositories
-        others = dict.fromkeys(name for name in names if name.startswith(prefix) and name != self._destination.name)
+        gave = [name for name in (Reference.parse(name).name for name in pulled) if name not in got_another]
+        others = dict.fromkeys(name for name in (*got, *gave) if name.startswith(prefix) and name != self._destination.name)
         return [name.removeprefix(prefix) for name in others]
 
-    def _read(self, layer: _Layer, stop: threading.Event, tell: Callable[[int], None] = lambda done: None) -> Iterator[Bytes]:
+    def _read(self, layer: _Layer, tell: Callable[[int], None] = lambda done: None) -> Iterator[Bytes]:
         """The layer's tar."""
         done = 0
         for piece in self._disks.read_layer(layer.chain_ids):
-            _check(stop)
+            self._check()
             yield piece
             done += len(piece)
             tell(done)
 
-    def _compress(self, layer: _Layer, stop: threading.Event) -> SpooledBlob:
+    def _compress(self, layer: _Layer) -> SpooledBlob:
         total = self._disks.read_marker(layer.chain_id).size
 
         def tell(done: int) -> None:
             self._progress(ProgressEvent(layer.short, State.COMPRESSING, done, total))
 
-        with _turn_to_compress(stop):
+        with self._turn_to_compress():
             tell(0)
-            return compress_layer(self._read(layer, stop, tell), self._spool_directory, f"layer {layer.short}")
+            return compress_layer(self._read(layer, tell), self._spool_directory, f"layer {layer.short}")
 
-    def _upload(self, layer: _Layer, descriptor: Descriptor, open_at: OpenAt, stop: threading.Event) -> None:
+    @contextlib.contextmanager
+    def _turn_to_compress(self) -> Iterator[None]:
+        while not _compressing.acquire(timeout=_POLL_SECONDS):
+            self._check()
+        try:
+            yield
+        finally:
+            _compressing.release()
+
+    def _check(self) -> None:
+        if self.stop.is_set():
+            raise CancelledError(f"push of {self._destination.familiar} cancelled")
+
+    def _upload(self, layer: _Layer, descriptor: Descriptor, open_at: OpenAt) -> None:
         def tell(position: int) -> None:
             self._progress(ProgressEvent(layer.short, State.PUSHING, position, descriptor.size))
 
-        status = self._writer.push_blob(descriptor, open_at, progress=tell, stop=stop)
+        status = self._writer.push_blob(descriptor, open_at, progress=tell, stop=self.stop)
         self._progress(ProgressEvent(layer.short, State.IN_REGISTRY if status is PushStatus.EXISTS else State.PUSHED))
-
-
-@contextlib.contextmanager
-def _turn_to_compress(stop: threading.Event) -> Iterator[None]:
-    while not _compressing.acquire(timeout=_POLL_SECONDS):
-        _check(stop)
-    try:
-        yield
-    finally:
-        _compressing.release()
-
-
-def _task(push: Callable[[_Layer, threading.Event], None], layer: _Layer) -> Callable[[threading.Event], None]:
-    return lambda stop: push(layer, stop)
 
 
 def _layers_of(image: ImageRow, manifest: Manifest | None) -> list[_Layer]:
@@ -330,11 +330,6 @@ def _layers_of(image: ImageRow, manifest: Manifest | None) -> list[_Layer]:
         chain_ids = (*chain_ids, row.chain_id)
         layers.setdefault(row.diff_id, _Layer(chain_ids, row.diff_id, original))
     return list(layers.values())
-
-
-def _check(stop: threading.Event) -> None:
-    if stop.is_set():
-        raise CancelledError("push cancelled")
 
 
 def _from(pieces: Iterator[Bytes], offset: int) -> Iterator[bytes]:

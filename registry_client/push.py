@@ -173,7 +173,9 @@ def _push_blobs(
 ) -> None:
     """Pushes all blobs, the biggest first."""
 
-    def push(blob: Descriptor, stop: threading.Event) -> None:
+    stop = threading.Event()
+
+    def push(blob: Descriptor) -> None:
         def tell(position: int) -> None:
             progress(PushEvent(blob, None, position))
 
@@ -182,24 +184,24 @@ def _push_blobs(
 
         progress(PushEvent(blob, writer.push_blob(blob, read, mount_from=mount_from, progress=tell, stop=stop), blob.size))
 
-    push_each(sorted(blobs.values(), key=lambda blob: -blob.size), push)
+    push_each(sorted(blobs.values(), key=lambda blob: -blob.size), push, stop)
 
 
-def push_each(blobs: Sequence[T], push: Callable[[T, threading.Event], None]) -> None:
-    """Calls ``push`` for every blob, three at a time, in threads; the event that it gets is set when it is to stop.
+def push_each(blobs: Sequence[T], push: Callable[[T], None], stop: threading.Event) -> None:
+    """Calls ``push`` for every blob, three at a time, in threads. Returns when all have ended.
 
-    Returns when all have ended. After a failure, or an interrupt of the caller, no other is begun.
+    Args:
+        stop: no other is begun when it is set. A failure of one sets it, as does an interrupt of the caller, so that the others end.
 
     Raises:
         BaseException: what the first of those that failed raised; not that it was cancelled, if another failed for a better reason.
     """
-    stop = threading.Event()
 
     def run(blob: T) -> None:
         if stop.is_set():
             return
         try:
-            push(blob, stop)
+            push(blob)
         except BaseException:
             stop.set()
             raise
