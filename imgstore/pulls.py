@@ -24,7 +24,7 @@ from imgstore.downloads import CancelledError, Spools
 from imgstore.errors import CorruptError, ImgstoreError, InvalidError, NoSpaceError, UnsupportedError
 from imgstore.ext4.allocation import FileSystemFullError
 from imgstore.leases import Lease, Leases, wait_for
-from imgstore.markers import LayerMarker
+from imgstore.markers import LayerMarker, RecipeRecord
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.registries import translate
 from imgstore.unpack import unpack
@@ -144,12 +144,9 @@ class LayerPull:
             disk.discard()
             raise
         # From here the disk is the committer's: what interrupts us now must not discard a disk that is being published.
-        marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None)
-        if unpacked.changed:
-            commits.add(download, disk, marker)
-        else:
-            disk.discard()
-            commits.add(download, None, marker)
+        recipe = RecipeRecord(layout.recipe_file(layout.hex_of(layer.chain_id)), unpacked.recipe.size, unpacked.recipe.digest)
+        marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None, recipe)
+        commits.add(download, disk, marker, changed=unpacked.changed)
         return chain
 
 
@@ -293,19 +290,20 @@ class _Commits:
         if self._last is not None and (kind is None or issubclass(kind, Exception)):
             self._last.result()
 
-    def add(self, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
+    def add(self, download: _Download, disk: PreparedDisk, marker: LayerMarker, *, changed: bool) -> None:
         """Commits the disk after those that were added before."""
-        self._last = self._worker.submit(self._commit, self._last, download, disk, marker)
+        self._last = self._worker.submit(self._commit, self._last, download, disk, marker, changed)
 
-    def _commit(self, before: Future[None] | None, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
+    def _commit(
+        self, before: Future[None] | None, download: _Download, disk: PreparedDisk, marker: LayerMarker, changed: bool
+    ) -> None:
         try:
             if before is not None:
                 before.result()
-            self._catalog.put_layer(self._disks.commit(disk, marker))
+            self._catalog.put_layer(self._disks.commit(disk, marker, changed=changed))
         except BaseException:
             download.abandon()  # the layer may be there, and the catalog not know it
-            if disk is not None:
-                disk.discard()
+            disk.discard()
             raise
         download.release()
         self._progress(ProgressEvent(download.layer.short, State.COMPLETE))
