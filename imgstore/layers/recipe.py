@@ -33,7 +33,7 @@ from imgstore.ondisk import Record, raw, u32, u64
 
 VERSION: Final = 1
 _ALIGNMENT: Final = 4096  # of file contents on a device: the block of ext4
-_LEVEL: Final = 3
+_LEVEL: Final = 1
 
 _ENOUGH: Final = 1 << 20
 """Literal bytes with which a section is closed."""
