@@ -97,7 +97,9 @@ def load(session: Session, archive: Path | None, quiet: bool, platform: str | No
     metavar="INSTRUCTION",
     help="Apply an instruction of a Dockerfile to the image, as in 'CMD [\"sh\"]'. May be repeated.",
 )
-@click.option("-m", "--message", default="", metavar="TEXT", help="Comment of the image; else 'Imported from -', as docker has it.")
+@click.option(
+    "-m", "--message", default="", metavar="TEXT", help="Comment of the image; else 'Imported from -', as docker has it."
+)
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What the image is for; else Linux on this machine's CPU.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @output.format_option
