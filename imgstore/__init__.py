@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, LoadedImage, PullResult, PullStatus, Usage
+    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, LoadedImage, PullResult, PullStatus, PushResult, Usage
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -61,6 +61,7 @@ __all__ = [
     "ProgressSink",
     "PullResult",
     "PullStatus",
+    "PushResult",
     "RebuildReport",
     "Removal",
     "State",
@@ -83,6 +84,7 @@ _ELSEWHERE = {
     "ProgressSink": "progress",
     "PullResult": "answers",
     "PullStatus": "answers",
+    "PushResult": "answers",
     "RebuildReport": "rebuild",
     "Removal": "images",
     "State": "progress",

@@ -125,6 +125,13 @@ def test_disk_nearly_full() -> None:
         record(in_pieces(tar, 1 << 20), device)
 
 
+def test_the_same_recipe_however_the_tar_came() -> None:
+    tar = b"".join(file(b"%d" % n, CHANCE.randbytes(n)) for n in range(4000)) + bytes(5 << 20)
+    first, *others = (bytes(record(in_pieces(tar, size), formatted()).file.data) for size in (1 << 20, 100_003, len(tar)))
+    assert first.count(b"part") == -(-(len(tar) - sum(range(4000))) >> 20)
+    assert others == [first, first]
+
+
 def test_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than a section holds, of one file."""
     monkeypatch.setattr(recipes, "MAX_RUNS", 100)
