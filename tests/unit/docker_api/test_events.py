@@ -78,7 +78,7 @@ def test_durations_lie_in_the_past(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["yesterday", "10x", "2006-13-01", "1e3", "1.", ".5", "9" * 30, "2006-01-01T00:00:00.Z", "\u0661"]
+    "text", ["yesterday", "10x", "2006-13-01", "1e3", "1.", ".5", "9" * 30, "\u0661"]
 )
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ApiError) as caught:

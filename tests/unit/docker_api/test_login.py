@@ -25,7 +25,7 @@ def test_registries(address: str, registry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["ftp://x", "registry", "https://user:hunter2@host.example", "a b", "x" * 300, "https:///v1/ x"]
+    "address", ["ftp://x", "registry", "https://user:hunter2@host.example", "a b", "x" * 300]
 )
 def test_no_registries(address: str) -> None:
     with pytest.raises(ApiError) as caught:
