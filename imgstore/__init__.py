@@ -16,7 +16,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, StoreInfo, Usage
+    from imgstore.answers import (
+        HistoryItem,
+        Image,
+        ImageUsage,
+        Layer,
+        LoadedImage,
+        PullResult,
+        PullStatus,
+        PushResult,
+        StoreInfo,
+        Usage,
+    )
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -53,6 +64,7 @@ __all__ = [
     "InUseError",
     "InvalidError",
     "Layer",
+    "LoadedImage",
     "NoSpaceError",
     "NotFoundError",
     "PartialError",
@@ -60,6 +72,7 @@ __all__ = [
     "ProgressSink",
     "PullResult",
     "PullStatus",
+    "PushResult",
     "RebuildReport",
     "Removal",
     "State",
@@ -78,10 +91,12 @@ _ELSEWHERE = {
     "ImageStore": "store",
     "ImageUsage": "answers",
     "Layer": "answers",
+    "LoadedImage": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
     "PullResult": "answers",
     "PullStatus": "answers",
+    "PushResult": "answers",
     "RebuildReport": "rebuild",
     "Removal": "images",
     "State": "progress",

@@ -8,7 +8,7 @@ What they hold and where they lie is described in ``docs/reference/store-layout.
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -51,6 +51,20 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grain_sums_digest: str
 
 
+class RecipeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The recipe of a layer: how its tar is made again.
+
+    Attributes:
+        file: name of the recipe, beside the marker.
+        size: its length in bytes.
+        digest: ``sha256:…`` of it.
+    """
+
+    file: str
+    size: int
+    digest: str
+
+
 class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``layer.json``: a layer is committed.
 
@@ -60,6 +74,7 @@ class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parent: chain id of the layer below, or None.
         size: bytes of the inflated tar.
         disk: None when the layer changes nothing over its parent: then its disk is the parent's.
+        recipe: how the tar is made again out of the disk.
     """
 
     chain_id: str
@@ -67,6 +82,7 @@ class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parent: str | None
     size: int
     disk: DiskRecord | None
+    recipe: RecipeRecord
 
 
 class ImageLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,7 +115,26 @@ class ReferenceMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str | None
 
 
-Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker
+class BlobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A blob that a push made of a layer: always gzip.
+
+    Attributes:
+        repositories: with their registries, that had it after a push; the latest first.
+    """
+
+    digest: str
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    repositories: tuple[str, ...]
+
+
+class BlobsMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``<chain id>.blobs.json``: what pushes made of a layer. Only a hint; without it the layer is no less there."""
+
+    chain_id: str
+    blobs: tuple[BlobRecord, ...]
+
+
+Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker | BlobsMarker
 M = TypeVar("M", bound=Marker)
 
 

@@ -18,6 +18,7 @@ COMPLETION_VARIABLE = "_IMGSTORE_COMPLETE"
 
 COMMANDS = {
     "pull": ("pull", "pull", "Pull an image into a chain of VMDK snapshot disks."),
+    "push": ("push", "push", "Push an image to a registry."),
     "images": ("images", "images", "List the images of the store."),
     "inspect": ("images", "inspect", "Show all that is known of images, as JSON."),
     "history": ("images", "history", "Show the steps that built an image."),
@@ -27,6 +28,9 @@ COMMANDS = {
     "ls": ("files", "list_files", "List a directory of an image, or show one file."),
     "cat": ("files", "cat", "Print the contents of a file of an image."),
     "export": ("files", "export", "Write the file tree of an image as a tar archive."),
+    "save": ("archives", "save", "Save images to a tar archive."),
+    "load": ("archives", "load", "Load images from a tar archive."),
+    "import": ("archives", "import_tree", "Make an image of one layer from a tar archive of a file tree."),
     "check": ("store", "check", "Check catalog, disks, chains and file systems."),
     "df": ("store", "usage", "Show what takes space, and how much is free."),
     "login": ("registry", "login", "Log in to a registry."),

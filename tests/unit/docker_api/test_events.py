@@ -77,9 +77,7 @@ def test_durations_lie_in_the_past(text: str, seconds: float) -> None:
     assert begin <= found + int(seconds * 10**9) <= time.time_ns()
 
 
-@pytest.mark.parametrize(
-    "text", ["yesterday", "10x", "2006-13-01", "1e3", "1.", ".5", "9" * 30, "\u0661"]
-)
+@pytest.mark.parametrize("text", ["yesterday", "10x", "2006-13-01", "1e3", "1.", ".5", "9" * 30, "\u0661"])
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse_time(text)

@@ -24,9 +24,7 @@ def test_registries(address: str, registry: str) -> None:
     assert registry == parse_server_address(address)
 
 
-@pytest.mark.parametrize(
-    "address", ["ftp://x", "registry", "https://user:hunter2@host.example", "a b", "x" * 300]
-)
+@pytest.mark.parametrize("address", ["ftp://x", "registry", "https://user:hunter2@host.example", "a b", "x" * 300])
 def test_no_registries(address: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse_server_address(address)
