@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from imgstore.store import ImageStore
-from tests.command_line import REFERENCE, CommandLine, litter
+from tests.command_line import REFERENCE, ROOT, CommandLine, litter
 from tests.servers.authority import Authority
 from tests.servers.endpoint import serving
 from tests.servers.faults import Fault
@@ -347,3 +347,12 @@ def test_two_at_once_find_one_store(place: Path, store: Path) -> None:
             assert docker(f"unix://{place}/{number}.sock", "version", home=place).returncode == 0
     with ImageStore.open(str(store), create=False) as opened:
         assert list(opened.check()) == []
+
+
+def test_units_of_systemd(place: Path) -> None:
+    need("systemd-analyze")
+    for unit in sorted((ROOT / "docs/systemd").iterdir()):
+        (place / unit.name).write_text(unit.read_text().replace("/usr/local/bin/imgstore", sys.executable))
+    done = run("systemd-analyze", "verify", "--man=no", place / "imgstore.socket", place / "imgstore.service", check=False)
+    complaints = [line for line in done.stderr.decode().splitlines() if "imgstore" in line]
+    assert (done.returncode, complaints) == (0, [])
