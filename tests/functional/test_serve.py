@@ -259,7 +259,7 @@ def test_running_requests_may_end(place: Path, store: Path) -> None:
         connect(path) as idle,
         connect(path) as live,
     ):
-        assert head(idle, "GET /_ping HTTP/1.1\nHost: x\n\n") == PING
+        assert head(idle, "HEAD /_ping HTTP/1.1\nHost: x\n\n") == PING
         assert head(live, "GET /events HTTP/1.1\nHost: x\n\n") == PING
         running.sendall(b"POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n")
         time.sleep(0.3)
