@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import re
 import socket
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from imgstore.docker_api import connections, requests, service, system
+from imgstore.docker_api import connections, events, requests, service, system
 from imgstore.store import ImageStore
 from registry_client.credentials import Credential
 from tests.servers.endpoint import Endpoint, endpoint
@@ -267,3 +268,26 @@ def test_what_is_not_foreseen(api: Endpoint, monkeypatch: pytest.MonkeyPatch, ca
     assert answer.headers["api-version"] == "1.51"
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.name.startswith("imgstore.docker_api") and record.exc_info is not None
+
+
+def test_an_answer_that_breaks_off_is_seen_to(api: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(event: events.Event) -> bytes:
+        raise RuntimeError
+
+    monkeypatch.setattr(events.Event, "to_json", fail)
+    assert api.service is not None
+    api.service.publish("image", "tag", "x", {})
+    with pytest.raises(http.client.IncompleteRead):
+        api.get("/events?since=1")
+
+
+def test_who_does_not_read_events_holds_up_nobody(api: Endpoint) -> None:
+    assert api.service is not None
+    with api.connect() as asleep:
+        asleep.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert asleep.recv(10)
+        begin = time.monotonic()
+        for number in range(20_000):
+            api.service.publish("image", "tag", str(number), {"name": "x" * 100})
+        assert api.get("/_ping").status == 200
+        assert time.monotonic() - begin < 30
