@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, Usage
+    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PruneReport, PullResult, PullStatus, Removal, Usage
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from imgstore.ext4.reader import FileStatus
-    from imgstore.images import Removal
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.rebuild import RebuildReport
     from imgstore.store import ImageStore
@@ -58,6 +57,7 @@ __all__ = [
     "PartialError",
     "ProgressEvent",
     "ProgressSink",
+    "PruneReport",
     "PullResult",
     "PullStatus",
     "RebuildReport",
@@ -79,10 +79,11 @@ _ELSEWHERE = {
     "Layer": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
+    "PruneReport": "answers",
     "PullResult": "answers",
     "PullStatus": "answers",
     "RebuildReport": "rebuild",
-    "Removal": "images",
+    "Removal": "answers",
     "State": "progress",
     "Usage": "answers",
 }
