@@ -41,6 +41,7 @@ class Image:
         digests: its names with a digest.
         size: bytes that its layers take on the datastore, those that it shares with others included.
         layers: lowest first.
+        disks: paths of the disks that show it together: the scratch disk first, its top disk last.
         labels: of its configuration.
         parent: id of the image that it was made from here, or None.
         tagged: when it was last given one of its names by hand, or None.
@@ -58,6 +59,7 @@ class Image:
     variant: str
     size: int
     layers: tuple[Layer, ...]
+    disks: tuple[str, ...]
     labels: Mapping[str, str] = field(repr=False)
     parent: str | None
     tagged: datetime | None
@@ -79,12 +81,14 @@ class Removal:
     Attributes:
         untagged: familiar names that are gone.
         deleted: ids of images, and chain ids of layers, that are gone.
+        images: how many of ``deleted``, from the first, are images; the rest is layers.
         image: the image that was meant, as it was before; None where layers were removed that no image had.
         by_name: it was meant by one of its names.
     """
 
     untagged: tuple[str, ...]
     deleted: tuple[str, ...]
+    images: int = 0
     image: Image | None = None
     by_name: bool = False
 

@@ -45,6 +45,7 @@ class Listing:
         self._catalog = catalog
         root = datastore.local_path("")
         self._root = "" if root is None else f"{root}/"
+        self._scratch = f"{self._root}{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}"
 
     def images(self) -> list[Image]:
         """All images, newest first, as they were at one moment."""
@@ -120,6 +121,7 @@ class Listing:
             variant=platform.variant,
             size=sum({layer.chain_id: layer.size for layer in layers}.values()),
             layers=layers,
+            disks=(self._scratch, *(layer.disk for layer in layers if layer.disk is not None)),
             labels=_labels(head.config),
             parent=row.parent,
             tagged=None if tagged is None else parse_time(tagged),
@@ -136,7 +138,7 @@ class Listing:
 def removal_of(removed: Removed, image: Image, layers: Sequence[str]) -> Removal:
     """The answer to a removal of ``image`` and then of ``layers``."""
     untagged = tuple(familiar(name) for name in removed.names)
-    return Removal(untagged, (*removed.image_ids, *layers), image, removed.by_name)
+    return Removal(untagged, (*removed.image_ids, *layers), len(removed.image_ids), image, removed.by_name)
 
 
 def _labels(run: _Run | None) -> Mapping[str, str]:

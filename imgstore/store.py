@@ -146,6 +146,11 @@ class ImageStore:
             undo.pop_all()
         return store
 
+    @property
+    def location(self) -> str:
+        """Where the store is: its directory, absolute, or ``mem://``."""
+        return "mem://" if self._directory is None else str(self._directory)
+
     def close(self) -> None:
         """Gives everything back. The store is unusable afterwards; a second call does nothing."""
         self._connections.close()
