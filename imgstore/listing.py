@@ -72,19 +72,23 @@ class Listing:
         return sizes
 
     def usages(self, sizes: Counter[str]) -> tuple[ImageUsage, ...]:
-        """What each image takes, newest first.
+        """What each image takes, by id.
 
         Args:
             sizes: as `layer_sizes` gave them.
         """
-        images = self.images()
-        users = Counter(chain_id for image in images for chain_id in {layer.chain_id for layer in image.layers})
+        contents = self._catalog.contents()
+        layers = {row.id: {layer.chain_id for layer in row.layers} for row in contents.images}
+        users = Counter(chain_id for mine in layers.values() for chain_id in mine)
+        tags: dict[str, list[str]] = {}
+        for reference in contents.references:
+            if "@" not in reference.name:
+                tags.setdefault(reference.image_id, []).append(familiar(reference.name))
         usages = []
-        for image in images:
-            mine = {layer.chain_id for layer in image.layers}
+        for image_id, mine in layers.items():
             size = sum(sizes[chain_id] for chain_id in mine)
             unique = sum(sizes[chain_id] for chain_id in mine if users[chain_id] == 1)
-            usages.append(ImageUsage(image.id, image.references, size, size - unique, unique))
+            usages.append(ImageUsage(image_id, tuple(tags.get(image_id, ())), size, size - unique, unique))
         return tuple(usages)
 
     def _measure(self, chain_id: str) -> int:

@@ -185,9 +185,9 @@ class Catalog:
             layers = connection.execute(_select(tables.layers, LayerRow).order_by(tables.layers.c.chain_id))
             references = connection.execute(_select(tables.references, ReferenceRow).order_by(tables.references.c.name))
             return Contents(
-                layers=[LayerRow(*row) for row in layers],
+                layers=[LayerRow(*row) for row in layers.all()],
                 images=_images(connection),
-                references=[ReferenceRow(*row) for row in references],
+                references=[ReferenceRow(*row) for row in references.all()],
             )
 
     def image(self, image_id: str) -> ImageRow | None:
@@ -347,9 +347,9 @@ def _images(connection: Connection, image_id: str | None = None) -> list[ImageRo
     if image_id is not None:
         found, theirs = found.where(images.id == image_id), theirs.where(layers.image_id == image_id)
     layers_of: dict[str, list[ImageLayerRow]] = {}
-    for owner, *layer in connection.execute(theirs):
+    for owner, *layer in connection.execute(theirs).all():
         layers_of.setdefault(owner, []).append(ImageLayerRow(*layer))
     return [
         ImageRow(id, manifest_digest, manifest, config, tuple(layers_of.get(id, ())), parent)
-        for id, manifest_digest, manifest, config, parent in connection.execute(found)
+        for id, manifest_digest, manifest, config, parent in connection.execute(found).all()
     ]

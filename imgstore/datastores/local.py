@@ -165,9 +165,11 @@ class LocalDatastore(Datastore):
             except FileNotFoundError:
                 return {}
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # removed since
+                try:
                     if entry.is_file(follow_symlinks=False) and not is_private(entry.name):
                         found[entry.name] = entry.stat(follow_symlinks=False).st_blocks * 512
+                except FileNotFoundError:  # removed since
+                    continue
         return found
 
     def sweep(self) -> Sequence[str]:

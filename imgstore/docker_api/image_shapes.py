@@ -69,11 +69,12 @@ class _Manifest(msgspec.Struct):
     media_type: str | None = msgspec.field(default=None, name="mediaType")
 
 
-def summarize(image: Image, version: Version, *, shared_size: int = -1, manifests: bool = False) -> Json:
+def summarize(image: Image, version: Version, *, shared_size: int = -1, containers: int = -1, manifests: bool = False) -> Json:
     """An item of ``GET /images/json``: ImageSummary.
 
     Args:
         shared_size: bytes that others have, too; -1 where nobody asked.
+        containers: how many use it; -1 where nobody asked.
         manifests: whether the client asked for them.
     """
     shown: Json = {
@@ -85,7 +86,7 @@ def summarize(image: Image, version: Version, *, shared_size: int = -1, manifest
         "Size": image.size,
         "SharedSize": shared_size,
         "Labels": dict(image.labels) or None,
-        "Containers": 0 if version >= (1, 51) else -1,
+        "Containers": containers,
     }
     if version < (1, 43) and not image.references and not image.digests:
         shown |= {"RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}

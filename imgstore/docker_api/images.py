@@ -41,7 +41,13 @@ async def list_images(request: Request) -> Response:
         unknown = 0 if with_shared_size else -1  # the image was removed between the two
         return msgspec.json.encode(
             [
-                image_shapes.summarize(image, version, shared_size=shared.get(image.id, unknown), manifests=manifests)
+                image_shapes.summarize(
+                    image,
+                    version,
+                    shared_size=shared.get(image.id, unknown),
+                    containers=0 if version >= (1, 51) else -1,
+                    manifests=manifests,
+                )
                 for image in images
             ]
         )
@@ -147,6 +153,8 @@ def name_of(repository: str, tag: str) -> str:
     reference = parse_reference(repository)
     if reference.digest is not None:
         raise ApiError(400, "cannot import digest reference")
+    if reference.familiar_name == "sha256":
+        raise ApiError(400, "refusing to create an ambiguous tag using digest algorithm as name")
     if tag:
         try:
             reference = reference.with_tag(tag)
