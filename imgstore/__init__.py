@@ -16,7 +16,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PruneReport, PullResult, PullStatus, Removal, Usage
+    from imgstore.answers import (
+        HistoryItem,
+        Image,
+        ImageUsage,
+        Layer,
+        LoadedImage,
+        PruneReport,
+        PullResult,
+        PullStatus,
+        Removal,
+        Usage,
+    )
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -52,6 +63,7 @@ __all__ = [
     "InUseError",
     "InvalidError",
     "Layer",
+    "LoadedImage",
     "NoSpaceError",
     "NotFoundError",
     "PartialError",
@@ -77,6 +89,7 @@ _ELSEWHERE = {
     "ImageStore": "store",
     "ImageUsage": "answers",
     "Layer": "answers",
+    "LoadedImage": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
     "PruneReport": "answers",
