@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         PullResult,
         PullStatus,
         Removal,
+        StoreInfo,
         Usage,
     )
     from imgstore.changes import FileType
@@ -75,6 +76,7 @@ __all__ = [
     "RebuildReport",
     "Removal",
     "State",
+    "StoreInfo",
     "UnavailableError",
     "UnsupportedError",
     "Usage",
@@ -98,6 +100,7 @@ _ELSEWHERE = {
     "RebuildReport": "rebuild",
     "Removal": "answers",
     "State": "progress",
+    "StoreInfo": "answers",
     "Usage": "answers",
 }
 """Modules of the names that are no error."""
