@@ -292,7 +292,8 @@ def familiar(name: str) -> str:
 
 def names_id(text: str, image_id: str) -> bool:
     """Whether the text is the id, or the start of it, with or without ``sha256:``."""
-    return bool(text) and (image_id.startswith(text) or layout.hex_of(image_id).startswith(text))
+    digits = text.removeprefix("sha256:")
+    return bool(digits) and layout.hex_of(image_id).startswith(digits)
 
 
 def names_of(reference: Reference | None, image_id: str, digest: str | None) -> list[ReferenceRow]:
