@@ -16,7 +16,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, LoadedImage, PullResult, PullStatus, PushResult, Usage
+    from imgstore.answers import (
+        HistoryItem,
+        Image,
+        ImageUsage,
+        Layer,
+        LoadedImage,
+        PullResult,
+        PullStatus,
+        PushResult,
+        StoreInfo,
+        Usage,
+    )
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -65,6 +76,7 @@ __all__ = [
     "RebuildReport",
     "Removal",
     "State",
+    "StoreInfo",
     "UnavailableError",
     "UnsupportedError",
     "Usage",
@@ -88,6 +100,7 @@ _ELSEWHERE = {
     "RebuildReport": "rebuild",
     "Removal": "images",
     "State": "progress",
+    "StoreInfo": "answers",
     "Usage": "answers",
 }
 """Modules of the names that are no error."""
