@@ -173,6 +173,20 @@ def test_everywhere_with_the_flag_and_a_warning(place: Path, store: Path) -> Non
         assert done.returncode == 0
 
 
+def test_names_that_clients_may_call_it(place: Path, store: Path) -> None:
+    need("curl")
+    with serving(store, "-H", "tcp://127.0.0.1:0", "--allowed-host", "Build.lan") as service:
+        url = f"http://127.0.0.1:{port_of(service.addresses[0])}/_ping"
+        for name, status in {"build.lan": "200", "evil.example": "403", "127.0.0.1": "200"}.items():
+            assert (
+                run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-H", f"Host: {name}", url).stdout.decode() == status
+            )
+        assert (
+            run("curl", "-sS", "-H", "Origin: http://127.0.0.1", url).stdout
+            == b'{"message":"requests of web pages are not answered"}\n'
+        )
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
@@ -206,7 +220,8 @@ def test_tls_with_client_certificates(authority: Authority, place: Path, store: 
             plain.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
             with contextlib.suppress(ConnectionResetError):
                 assert b"OK" not in plain.recv(100)
-        service.end()
+        # Clients that are sent away are no news.
+        assert service.end().count("\n") == 2
 
 
 def test_tls_alone_encrypts_and_lets_anybody_in(authority: Authority, place: Path, store: Path) -> None:
@@ -259,7 +274,7 @@ def test_running_requests_may_end(place: Path, store: Path) -> None:
         connect(path) as idle,
         connect(path) as live,
     ):
-        assert head(idle, "GET /_ping HTTP/1.1\nHost: x\n\n") == PING
+        assert head(idle, "HEAD /_ping HTTP/1.1\nHost: x\n\n") == PING
         assert head(live, "GET /events HTTP/1.1\nHost: x\n\n") == PING
         running.sendall(b"POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n")
         time.sleep(0.3)
