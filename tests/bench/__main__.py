@@ -7,9 +7,10 @@ machine does falls on all of them alike. Figures are medians over the rounds, an
 from __future__ import annotations
 
 import argparse
-import contextlib
+import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -17,14 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgstore import layout
-from imgstore.store import ImageStore
 from tests.bench import contenders, image, promises, report
 from tests.bench.contenders import Command
 from tests.bench.contest import Contest, say
 from tests.bench.endpoint import Endpoint, Latencies
 from tests.bench.engines import ENGINES, Docker, Engine
-from tests.bench.many_images import make_store
-from tests.bench.measure import Run
+from tests.bench.measure import run
 from tests.bench.registry import DockerRegistry
 from tests.bench.report import Figures
 
@@ -120,14 +119,14 @@ class Bench:
             promises.check_start(2 * self._scale.repetitions, self._figures)
 
     def _pull(self, reference: str) -> Contest:
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             endpoint = stack.enter_context(Endpoint(self._scratch / "served")) if self._command else None
             contest = self._hold(
                 "pull into nothing",
                 contenders.pulling(reference, self._command, endpoint, self._engines, self._floors),
                 contenders.PULL,
             )
-            promises.check_endpoint(contest, self._scratch / "empty", self._figures)
+            promises.check_endpoint(contest, self._scratch / "empty", self._scale.repetitions, self._figures)
         return contest
 
     def _save(self, reference: str, command: Command) -> None:
@@ -159,27 +158,24 @@ class Bench:
     def _list(self, reference: str, small: str) -> None:
         scale = self._scale
         stores = {count: self._scratch / f"store-{count}" for count in (scale.few, scale.many)}
+        program = [sys.executable, "-m", "tests.bench.many_images"]
         for count, store in stores.items():
-            start = time.perf_counter()
-            make_store(store, count)
-            say(f"a store of {count:,} images made in {time.perf_counter() - start:.1f} s")
+            made = run([*program, "--make", str(count), store])
+            say(f"a store of {count:,} images made in {made.seconds:.1f} s")
+        listed: dict[int, list[float]] = {count: [] for count in stores}
+        answered: dict[int, list[float]] = {count: [] for count in stores}
         with ExitStack() as stack:
-            opened = {count: stack.enter_context(ImageStore.open(str(store))) for count, store in stores.items()}
             served = {count: stack.enter_context(Endpoint(store)) for count, store in stores.items()}
-            listed: dict[int, list[Run]] = {count: [] for count in stores}
-            answered: dict[int, list[Run]] = {count: [] for count in stores}
-            for number in range(scale.repetitions + 1):
-                for count in stores:
-                    times = (
-                        time.perf_counter(),
-                        opened[count].images(),
-                        time.perf_counter(),
-                        served[count].list(),
-                        time.perf_counter(),
-                    )
-                    if number:  # the first time is for what both remember
-                        listed[count].append(Run(times[2] - times[0], 0, 0))
-                        answered[count].append(Run(times[4] - times[2], 0, 0))
+            for endpoint in served.values():
+                endpoint.list()  # for what a store remembers
+            for _ in range(scale.repetitions):
+                timed = subprocess.run([*program, *stores.values()], check=True, stdout=subprocess.PIPE)
+                for count, seconds in zip(stores, json.loads(timed.stdout), strict=True):
+                    listed[count].append(seconds)
+                for count, endpoint in served.items():
+                    start = time.perf_counter()
+                    endpoint.list()
+                    answered[count].append(time.perf_counter() - start)
             promises.check_list("`ImageStore.images()`", listed, self._figures)
             promises.check_list("`GET /images/json`", answered, self._figures)
             self._answer(served[scale.many], reference, small)

@@ -12,7 +12,7 @@ from tests.bench import contenders, image
 from tests.bench.contenders import Command
 from tests.bench.contest import Contest
 from tests.bench.endpoint import Latencies
-from tests.bench.measure import Run, run
+from tests.bench.measure import run
 from tests.bench.registry import DockerRegistry
 from tests.bench.report import Check, Figures
 
@@ -36,12 +36,12 @@ def check_contest(contest: Contest, title: str, figures: Figures) -> None:
     figures.checks.append(Check(f"`{title}`, peak memory", f"{peak / 2**20:.0f} MiB", "256 MiB", peak <= MEMORY_MAX))
 
 
-def check_endpoint(contest: Contest, empty: Path, figures: Figures) -> None:
+def check_endpoint(contest: Contest, empty: Path, repetitions: int, figures: Figures) -> None:
     """A pull through the endpoint costs what one by the command costs, which has to start first."""
     command, endpoint = contest.median(contenders.PULL), contest.median(contenders.ENDPOINT)
     if command is None or endpoint is None:
         return
-    start = statistics.median(run(Command(empty).words("images", "-q")).seconds for _ in range(5))
+    start = statistics.median(run(Command(empty).words("images", "-q")).seconds for _ in range(repetitions))
     ratio, without_start = endpoint.seconds / command.seconds, endpoint.seconds / (command.seconds - start)
     measured = f"{ratio:.2f}x; {without_start:.2f}x without the {start:.2f} s that the command takes to start"
     figures.checks.append(Check("pull through `imgstore serve`, to `imgstore pull`", measured, "1.05x", ratio <= 1.05))
@@ -101,15 +101,13 @@ def check_start(rounds: int, figures: Figures) -> None:
     figures.checks.append(Check("`imgstore --help`, to `python -c pass`", measured, "5x", ratio <= 5))
 
 
-def check_list(what: str, seconds: dict[int, list[Run]], figures: Figures) -> None:
+def check_list(what: str, seconds: dict[int, list[float]], figures: Figures) -> None:
     """The time for each image does not grow with their number.
 
     Args:
-        seconds: runs by number of images in the store: a few, and many.
+        seconds: of each list, by number of images in the store: a few, and many.
     """
-    (few, each_of_few), (many, each_of_many) = sorted(
-        (count, statistics.median(run.seconds for run in runs) / count) for count, runs in seconds.items()
-    )
+    (few, each_of_few), (many, each_of_many) = sorted((count, statistics.median(each) / count) for count, each in seconds.items())
     measured = f"{each_of_many / each_of_few:.2f}x ({each_of_many * 1e6:.0f} µs an image of {many:,}, {each_of_few * 1e6:.0f} of {few:,})"
     figures.checks.append(Check(f"{what}: time of an image", measured, "3x", each_of_many <= 3 * each_of_few))
 
