@@ -48,6 +48,8 @@ _NOTE_SECONDS = 0.2
 class BlobSource(Protocol):
     """Where the blobs of an image come from: any ImageSource is one."""
 
+    local: bool
+
     def open_blob(self, descriptor: Descriptor) -> BlobStream:
         """See ImageSource."""
 
@@ -113,7 +115,7 @@ class LayerPull:
             workers = stack.enter_context(ThreadPoolExecutor(CONCURRENT_DOWNLOADS, thread_name_prefix="imgstore-download"))
             downloads: deque[_Download] = deque()
             stack.callback(_cancel, downloads)
-            spools = Spools(self._spool_directory)
+            spools = Spools(self._spool_directory, spill=not self._source.local)
             for layer in layers[existing:]:
                 downloads.append(_Download(layer, self._source, self._leases, self._progress, spools))
                 workers.submit(downloads[-1].run, self._disks)
