@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from registry_client.options import Options
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -214,6 +216,7 @@ class StoreInfo:
         shared_layers: how many of these several images have.
         capacity: bytes of each disk as a guest sees it.
         space, free_space: bytes of the datastore, or None if nobody knows.
+        registries: how registries are reached.
     """
 
     id: str
@@ -224,3 +227,4 @@ class StoreInfo:
     capacity: int
     space: int | None
     free_space: int | None
+    registries: Options

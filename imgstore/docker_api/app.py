@@ -23,7 +23,7 @@ from imgstore.docker_api.service import Service
 from imgstore.docker_api.versions import NEWEST, OLDEST, OLDEST_ANSWERED, show_version
 from imgstore.errors import ImgstoreError
 
-_VERSIONED = re.compile(r"/v(\d{1,3})\.(\d{1,3})(/.*)", re.DOTALL)
+_VERSIONED = re.compile(r"/v(\d{1,3})\.(\d{1,3})(/.*)", re.DOTALL | re.ASCII)
 
 _log = logging.getLogger(__name__)
 
