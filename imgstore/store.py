@@ -28,6 +28,7 @@ from imgstore.answers import (
     PullResult,
     PullStatus,
     PushResult,
+    RemoteImage,
     Removal,
     StoreInfo,
     Usage,
@@ -45,8 +46,9 @@ from imgstore.disks import Disks
 from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.image_filters import Filters, parse_list_filters, parse_prune_filters
-from imgstore.images import Images, names_of
+from imgstore.images import Images, names_of, parse_reference
 from imgstore.imports import ImportOptions, import_image
+from imgstore.inquiries import describe_remote, parse_search_filters
 from imgstore.intake import NAMES as _NAMES
 from imgstore.intake import Intake
 from imgstore.layers.tar_writer import write_tar
@@ -67,6 +69,7 @@ from registry_client.image_config import ImageConfig, parse_image_config
 from registry_client.login import check_login
 from registry_client.options import Options
 from registry_client.platform import Platform, choose
+from registry_client.search import LIMIT_DEFAULT, FoundRepository, search, split_term
 from registry_client.server import Connections
 from registry_client.source import ImageSource, open_source
 from registry_client.writer import RepositoryWriter
@@ -493,6 +496,44 @@ class ImageStore:
         if layers:
             removals.append(Removal((), tuple(layers)))
         return PruneReport(tuple(removals), sum(sizes[chain_id] for chain_id in layers))
+
+    def search(
+        self,
+        term: str,
+        filters: Filters | None = None,
+        *,
+        limit: int = LIMIT_DEFAULT,
+        credential: Credential | None = None,
+    ) -> list[FoundRepository]:
+        """Repositories of a registry whose name has a word in it; of registries without a search those that they list.
+
+        Args:
+            term: ``host/word``, or a word, which is looked for at Docker Hub.
+            filters: as docker has them: ``is-official``, ``stars``.
+            limit: how many at most, before the filters.
+            credential: for the registry; None: what the store's options or the files of docker and podman have.
+
+        Raises:
+            InvalidError: term, filters or limit make no sense.
+            UnsupportedError: the registry lets nobody search.
+            DeniedError, UnavailableError: as the registry says.
+        """
+        is_wanted = parse_search_filters(filters or {})
+        with translated():
+            registry, word = split_term(term)
+            found = search(registry, word, self._options(ignore, credential), self._connections, limit=limit)
+        return [repository for repository in found if is_wanted(repository)]
+
+    def describe_remote(self, reference: str, *, credential: Credential | None = None) -> RemoteImage:
+        """What the registry has under a name: digest, size, platforms. Nothing is pulled.
+
+        Raises:
+            InvalidError, NotFoundError, DeniedError, UnavailableError, UnsupportedError, CorruptError: as the registry says.
+        """
+        with translated():
+            name = f"docker://{parse_reference(reference)}"
+            with contextlib.closing(open_source(name, self._options(ignore, credential), self._connections)) as source:
+                return describe_remote(source)
 
     def disk_paths(self, reference: str) -> list[str]:
         """Paths of the disks of the image's chain, scratch first, its top disk last.
