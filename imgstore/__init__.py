@@ -22,9 +22,11 @@ if TYPE_CHECKING:
         ImageUsage,
         Layer,
         LoadedImage,
+        PruneReport,
         PullResult,
         PullStatus,
         PushResult,
+        Removal,
         StoreInfo,
         Usage,
     )
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from imgstore.ext4.reader import FileStatus
-    from imgstore.images import Removal
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.rebuild import RebuildReport
     from imgstore.store import ImageStore
@@ -70,6 +71,7 @@ __all__ = [
     "PartialError",
     "ProgressEvent",
     "ProgressSink",
+    "PruneReport",
     "PullResult",
     "PullStatus",
     "PushResult",
@@ -94,11 +96,12 @@ _ELSEWHERE = {
     "LoadedImage": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
+    "PruneReport": "answers",
     "PullResult": "answers",
     "PullStatus": "answers",
     "PushResult": "answers",
     "RebuildReport": "rebuild",
-    "Removal": "images",
+    "Removal": "answers",
     "State": "progress",
     "StoreInfo": "answers",
     "Usage": "answers",
