@@ -39,6 +39,7 @@ from imgstore.progress import ProgressEvent, ProgressSink, State, ignore
 from imgstore.pulls import LayerPull, WantedLayer
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.registries import translated
+from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
 from registry_client.credentials import Credential
 from registry_client.digest import Digest
@@ -160,6 +161,7 @@ class ImageStore:
         platform: str | None = None,
         credential: Credential | None = None,
         progress: ProgressSink = ignore,
+        stop: Stop | None = None,
     ) -> PullResult:
         """Brings an image into the store, and gives it its name.
 
@@ -172,19 +174,22 @@ class ImageStore:
             platform: ``os/arch[/variant]``; None: Linux on this machine's architecture.
             credential: for the registry of the reference; None: what the store's options or the files of docker and podman have.
             progress: told what happens; called from several threads.
+            stop: ends it from another thread.
 
         Raises:
             InvalidError, NotFoundError, DeniedError, UnavailableError, UnsupportedError: as the source says.
             CorruptError: what came is not what its digest says, or breaks its format.
             NoSpaceError: it does not fit a disk of this store, or not the datastore.
+            StoppedError: ``stop`` was set. A request that the registry leaves without an answer ends only when its time is over.
         """
+        stop = stop or Stop()
         with contextlib.ExitStack() as stack, translated():
             wanted = None if platform is None else Platform.parse(platform)
-            source = open_source(reference, self._options(progress, credential), self._connections)
+            source = open_source(reference, self._options(progress, credential, stop), self._connections)
             stack.callback(source.close)
             progress(ProgressEvent("", message=f"Pulling {source.name}"))
             with self._mended():
-                return self._pull(source, wanted, progress)
+                return self._pull(source, wanted, progress, stop)
 
     def pull_all_tags(
         self,
@@ -193,6 +198,7 @@ class ImageStore:
         platform: str | None = None,
         credential: Credential | None = None,
         progress: ProgressSink = ignore,
+        stop: Stop | None = None,
     ) -> Iterator[PullResult]:
         """Pulls every tag of a repository, one after the other; signatures and the like, which are no images, are left out.
 
@@ -200,8 +206,9 @@ class ImageStore:
             InvalidError: the reference names a tag or digest, or no registry.
             Otherwise what `pull` raises; what came before stays.
         """
+        stop = stop or Stop()
         with contextlib.ExitStack() as stack, translated():
-            source = open_source(reference, self._options(progress, credential), self._connections)
+            source = open_source(reference, self._options(progress, credential, stop), self._connections)
             stack.callback(source.close)
             if source.reference is None or reference.startswith(("oci", "docker-archive")):
                 raise InvalidError(f"{reference}: all tags can be pulled from a registry only")
@@ -210,7 +217,8 @@ class ImageStore:
                 raise InvalidError(f"{reference}: tag can't be used with --all-tags/-a")
             tags = source.tags()
         for tag in tags:
-            yield self.pull(str(repository.with_tag(tag)), platform=platform, credential=credential, progress=progress)
+            name = str(repository.with_tag(tag))
+            yield self.pull(name, platform=platform, credential=credential, progress=progress, stop=stop)
 
     def images(self) -> list[Image]:
         """All images, newest first."""
@@ -362,11 +370,14 @@ class ImageStore:
             self._tidy()
             return rebuild(self._catalog, self._disks, self._images)
 
-    def _pull(self, source: ImageSource, platform: Platform | None, progress: ProgressSink) -> PullResult:
+    def _pull(self, source: ImageSource, platform: Platform | None, progress: ProgressSink, stop: Stop) -> PullResult:
+        stop.check()
         unchanged = self._up_to_date(source, platform)
         if unchanged is not None:
             return unchanged
+        stop.check()
         image = source.resolve(platform)
+        stop.check()
         image_id = str(image.config.image_id)
         digest = None if image.digest is None else str(image.digest)
         wanted = [
@@ -382,8 +393,9 @@ class ImageStore:
         with contextlib.ExitStack() as stack:
             stack.enter_context(gc.kept(self._leases, (layer.chain_id for layer in wanted)))
             self._tidy()
-            pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory)
+            pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory, stop)
             brought = pull.run(wanted)
+            stop.check()
             row = ImageRow(
                 id=image_id,
                 manifest_digest=None if image.manifest_document is None else str(image.manifest_document.digest),
@@ -424,7 +436,7 @@ class ImageStore:
             return None
         return PullResult(row.name, self._image(image), PullStatus.UP_TO_DATE, row.digest)
 
-    def _options(self, progress: ProgressSink, credential: Credential | None) -> Options:
+    def _options(self, progress: ProgressSink, credential: Credential | None, stop: Stop) -> Options:
         def on_retry(message: str, delay: float) -> None:
             progress(ProgressEvent("", State.RETRYING, message=f"{message}; trying again in {delay:.0f} s"))
 
@@ -434,6 +446,7 @@ class ImageStore:
         return replace(
             self._registries,
             credential=self._registries.credential if credential is None else credential,
+            retry=replace(self._registries.retry, wait=stop.wait),
             on_retry=on_retry,
             on_fallback=on_fallback,
             spool_directory=self._directory,

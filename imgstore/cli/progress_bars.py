@@ -76,9 +76,11 @@ class LayerBars(Progress):
             self._show_total()
 
     def _show_layer(self, layer: _Layer, event: ProgressEvent, state: State) -> None:
-        layer.state = state
         layer.size = max(layer.size, event.total or 0)
-        if state is State.DOWNLOADING:
+        if state is State.DOWNLOADED and layer.state is State.CONVERTING:
+            return
+        layer.state = state
+        if state in (State.DOWNLOADING, State.DOWNLOADED):
             layer.downloaded = event.current
         elif state is State.CONVERTING:
             layer.downloaded, layer.converted = layer.size, event.current
