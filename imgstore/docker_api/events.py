@@ -43,6 +43,9 @@ class Events:
         with self._guard:
             self._past.append(event)
 
+    def close(self) -> None:
+        """Nothing will be published any more."""
+
     def past(self) -> list[Event]:
         """The latest events, oldest first."""
         with self._guard:

@@ -1,15 +1,51 @@
-"""The endpoint itself: is it there, and what is it."""
+"""The endpoint itself: is it there, what is it, and does a registry take a login."""
 
 from __future__ import annotations
 
+import os
+from importlib import metadata
+
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from imgstore.docker_api.versions import NEWEST, OLDEST, show_version
+from registry_client.platform import Platform
 
 
 async def ping(request: Request) -> Response:
     """``GET|HEAD /_ping``; version 1 of the builder, so that clients do not look for BuildKit."""
-    return PlainTextResponse("OK", headers={"Builder-Version": "1", "Cache-Control": "no-cache", "Pragma": "no-cache"})
+    headers = {
+        "Builder-Version": "1",
+        "Swarm": "inactive",
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+    }
+    return Response(b"" if request.method == "HEAD" else b"OK", headers=headers, media_type="text/plain")
 
 
-routes = [Route("/_ping", ping, methods=["GET", "HEAD"])]
+async def version(request: Request) -> Response:
+    """``GET /version``. The same is there twice: newer clients read the component, older ones the object."""
+    details = {
+        "ApiVersion": show_version(NEWEST),
+        "MinAPIVersion": show_version(OLDEST),
+        "GitCommit": "",
+        "GoVersion": "",
+        "Os": "linux",
+        "Arch": Platform.host().architecture,
+        "KernelVersion": os.uname().release,
+        "BuildTime": "",
+    }
+    engine = {"Name": "Engine", "Version": program_version(), "Details": {**details, "Experimental": "false"}}
+    return JSONResponse({"Platform": {"Name": "imgstore"}, "Components": [engine], "Version": program_version(), **details})
+
+
+def program_version() -> str:
+    """Of imgstore, as it is installed."""
+    try:
+        return metadata.version("imgstore")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+routes = [Route("/_ping", ping), Route("/version", version)]
