@@ -206,19 +206,32 @@ class ImageStore:
             InvalidError: the reference names a tag or digest, or no registry.
             Otherwise what `pull` raises; what came before stays.
         """
-        stop = stop or Stop()
-        with contextlib.ExitStack() as stack, translated():
-            source = open_source(reference, self._options(progress, credential, stop), self._connections)
-            stack.callback(source.close)
-            if source.reference is None or reference.startswith(("oci", "docker-archive")):
-                raise InvalidError(f"{reference}: all tags can be pulled from a registry only")
-            repository = source.reference
-            if set(":@") & set(reference.rpartition("/")[2]):
-                raise InvalidError(f"{reference}: tag can't be used with --all-tags/-a")
-            tags = source.tags()
+        tags = self.list_tags(reference, credential=credential, progress=progress, stop=stop)
         for tag in tags:
-            name = str(repository.with_tag(tag))
-            yield self.pull(name, platform=platform, credential=credential, progress=progress, stop=stop)
+            yield self.pull(f"{reference}:{tag}", platform=platform, credential=credential, progress=progress, stop=stop)
+
+    def list_tags(
+        self,
+        repository: str,
+        *,
+        credential: Credential | None = None,
+        progress: ProgressSink = ignore,
+        stop: Stop | None = None,
+    ) -> list[str]:
+        """The tags that a repository has in its registry, without those of signatures and the like. Arguments as for `pull`.
+
+        Raises:
+            InvalidError: the reference names a tag or digest, or no registry.
+            Otherwise what `pull` raises.
+        """
+        with contextlib.ExitStack() as stack, translated():
+            source = open_source(repository, self._options(progress, credential, stop or Stop()), self._connections)
+            stack.callback(source.close)
+            if source.reference is None or repository.startswith(("oci", "docker-archive")):
+                raise InvalidError(f"{repository}: all tags can be pulled from a registry only")
+            if set(":@") & set(repository.rpartition("/")[2]):
+                raise InvalidError(f"{repository}: tag can't be used with --all-tags/-a")
+            return source.tags()
 
     def images(self) -> list[Image]:
         """All images, newest first."""

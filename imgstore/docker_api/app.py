@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imgstore.docker_api import images, system
+from imgstore.docker_api import images, pulls, system
 from imgstore.docker_api.errors import ApiError, answer_error, answer_unknown, error_response
 from imgstore.docker_api.security import Guard
 from imgstore.docker_api.service import Service
@@ -35,7 +35,7 @@ def create_app(service: Service, *, allowed_hosts: frozenset[str] = frozenset())
         allowed_hosts: names that the Host header may have on TCP, beside addresses and ``localhost``.
     """
     app = Starlette(
-        routes=[*system.routes, *images.routes],
+        routes=[*system.routes, *pulls.routes, *images.routes],
         middleware=[Middleware(_Headers), Middleware(_Unforeseen), Middleware(Guard, allowed_hosts), Middleware(_Versions)],
         exception_handlers={HTTPException: answer_unknown, ApiError: answer_error, ImgstoreError: answer_error},
     )

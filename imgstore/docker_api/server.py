@@ -99,6 +99,7 @@ class Server(uvicorn.Server):
         """Lets requests end, then cuts them; called by `serve`."""
         self._service.close()
         await super().shutdown(sockets)
+        await self._service.jobs.end()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
