@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, Usage
+    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, StoreInfo, Usage
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -63,6 +63,7 @@ __all__ = [
     "RebuildReport",
     "Removal",
     "State",
+    "StoreInfo",
     "UnavailableError",
     "UnsupportedError",
     "Usage",
@@ -84,6 +85,7 @@ _ELSEWHERE = {
     "RebuildReport": "rebuild",
     "Removal": "images",
     "State": "progress",
+    "StoreInfo": "answers",
     "Usage": "answers",
 }
 """Modules of the names that are no error."""

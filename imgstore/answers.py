@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 
@@ -118,3 +119,26 @@ class Usage:
     staged_bytes: int
     free_bytes: int | None
     capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What a store is.
+
+    Attributes:
+        id: made with the store, and kept when it is moved.
+        directory: where it lies on this machine, or None for one in memory.
+        images, layers: how many there are; layers that several images have count once.
+        shared_layers: how many of these several images have.
+        capacity: bytes of each disk as a guest sees it.
+        space, free_space: bytes of the datastore, or None if nobody knows.
+    """
+
+    id: str
+    directory: Path | None
+    images: int
+    layers: int
+    shared_layers: int
+    capacity: int
+    space: int | None
+    free_space: int | None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from imgstore import gc, layout, markers
-from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, Usage
+from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, StoreInfo, Usage
 from imgstore.blocks import Bytes
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
 from imgstore.changes import FileType
@@ -44,6 +45,7 @@ from imgstore.vmdk.chain import Chain
 from registry_client.credentials import Credential
 from registry_client.digest import Digest
 from registry_client.image_config import ImageConfig, parse_image_config
+from registry_client.login import check_login
 from registry_client.options import Options
 from registry_client.platform import Platform, choose
 from registry_client.server import Connections
@@ -64,7 +66,7 @@ class ImageStore:
         datastore: Datastore,
         catalog: Catalog,
         leases: Leases,
-        disk_size: int,
+        marker: markers.StoreMarker,
         directory: Path | None,
         registries: Options,
     ) -> None:
@@ -72,7 +74,8 @@ class ImageStore:
         self._catalog = catalog
         self._leases = leases
         self._directory = directory
-        self._disks = Disks(datastore, leases, disk_size)
+        self._id = marker.id
+        self._disks = Disks(datastore, leases, marker.disk_size)
         self._images = Images(datastore, catalog)
         self._registries = registries
         self._connections = Connections(registries)
@@ -115,7 +118,8 @@ class ImageStore:
         options = registries or Options()
         directory = directory_of(location)
         if directory is None:
-            store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), disk_size or DEFAULT_DISK_SIZE, None, options)
+            marker = markers.StoreMarker(str(uuid.uuid4()), disk_size or DEFAULT_DISK_SIZE)
+            store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), marker, None, options)
             store.rebuild()
             return store
         if not (directory / layout.STORE).exists():
@@ -129,7 +133,7 @@ class ImageStore:
             path = f"{directory}/{layout.STORE}"
             marker = markers.decode(markers.StoreMarker, datastore.read_bytes(layout.STORE, markers.LIMIT), path)
             leases = FileLeases(directory / LEASES)
-            store = cls(datastore, open_catalog(directory), leases, marker.disk_size, directory, options)
+            store = cls(datastore, open_catalog(directory), leases, marker, directory, options)
         except BaseException:
             datastore.close()
             raise
@@ -373,6 +377,42 @@ class ImageStore:
             free_bytes=free,
             capacity=self._disks.capacity,
         )
+
+    def info(self) -> StoreInfo:
+        """What the store is, and how much of what it has: a few queries, however much that is."""
+        images, layers, shared = self._catalog.counts()
+        space = None if self._directory is None else shutil.disk_usage(self._directory)
+        return StoreInfo(
+            id=self._id,
+            directory=self._directory,
+            images=images,
+            layers=layers,
+            shared_layers=shared,
+            capacity=self._disks.capacity,
+            space=None if space is None else space.total,
+            free_space=None if space is None else space.free,
+        )
+
+    @property
+    def registries(self) -> Options:
+        """How registries are reached, as `open` was told."""
+        return self._registries
+
+    def check_login(self, registry: str, credential: Credential) -> Credential:
+        """Asks a registry whether it takes a credential. Nothing is kept here.
+
+        Args:
+            registry: as references begin with it: ``docker.io``, ``host:port``.
+
+        Returns:
+            What to keep: the credential, or the identity token that the registry gave for it.
+
+        Raises:
+            DeniedError: it does not take it, or a policy forbids the registry.
+            InvalidError, NotFoundError, UnavailableError: no such registry, or it does not answer.
+        """
+        with translated():
+            return check_login(registry, credential, self._registries)
 
     def rebuild(self) -> RebuildReport:
         """Makes the catalog again from what lies whole on the datastore, and removes what interrupted work left there."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, insert, select
+from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import StaticPool
@@ -159,6 +159,17 @@ class Catalog:
         """Layers that no image has."""
         used = select(tables.image_layers.c.chain_id)
         return self._layers(select(tables.layers).where(tables.layers.c.chain_id.not_in(used)))
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many images there are, how many layers, and how many of these several images have."""
+        users = func.count(tables.image_layers.c.image_id.distinct())
+        shared = select(tables.image_layers.c.chain_id).group_by(tables.image_layers.c.chain_id).having(users > 1)
+        with self._transaction() as connection:
+            images, layers, several = (
+                connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for table in (tables.images, tables.layers, shared.subquery())
+            )
+        return images, layers, several
 
     def image(self, image_id: str) -> ImageRow | None:
         """The image, or None."""

@@ -33,6 +33,7 @@ COMMANDS = {
     "logout": ("registry", "logout", "Remove the login to a registry."),
     "tags": ("registry", "tags", "List the tags of a repository."),
     "manifest": ("registry", "manifest", "Show the manifest or index of an image, as JSON."),
+    "serve": ("serve", "serve", "Answer Docker's clients: the Docker Engine API for images."),
     "init": ("store", "init", "Make a store."),
     "rebuild": ("store", "rebuild", "Make the catalog again from the datastore."),
 }

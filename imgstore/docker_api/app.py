@@ -13,10 +13,10 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imgstore.docker_api import images, pulls, system
+from imgstore.docker_api import event_stream, images, login, pulls, system, unsupported
 from imgstore.docker_api.errors import ApiError, answer_error, answer_unknown, error_response
 from imgstore.docker_api.security import Guard
 from imgstore.docker_api.service import Service
@@ -35,7 +35,7 @@ def create_app(service: Service, *, allowed_hosts: frozenset[str] = frozenset())
         allowed_hosts: names that the Host header may have on TCP, beside addresses and ``localhost``.
     """
     app = Starlette(
-        routes=[*system.routes, *pulls.routes, *images.routes],
+        routes=[*system.routes, *login.routes, *event_stream.routes, *pulls.routes, *images.routes, *unsupported.routes],
         middleware=[Middleware(_Headers), Middleware(_Unforeseen), Middleware(Guard, allowed_hosts), Middleware(_Versions)],
         exception_handlers={HTTPException: answer_unknown, ApiError: answer_error, ImgstoreError: answer_error},
     )
@@ -85,6 +85,8 @@ class _Unforeseen:
 
         try:
             await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            _log.debug("%s: the client hung up", quote(scope["path"]))
         except Exception as error:
             response = await answer_error(Request(scope), error)
             if started:

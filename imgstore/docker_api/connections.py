@@ -24,6 +24,7 @@ UNREAD_SIZE_MAX = 256 << 10
 """Bytes of a body that are thrown away after the answer was sent, so that the connection can be used again (as Go's net/http)."""
 
 UNREAD_SECONDS_MAX = 5.0
+LINGER_SECONDS = 0.5
 
 
 class Connection(HttpToolsProtocol):
@@ -72,7 +73,7 @@ class Connection(HttpToolsProtocol):
         if self.cycle.response_complete:
             self._unread += len(body)
             if self._unread > UNREAD_SIZE_MAX:
-                self.transport.close()
+                self._linger()
             return
         super().on_body(body)
 
@@ -96,6 +97,13 @@ class Connection(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         # Docker's clients ask for upgrades (attach, BuildKit); we answer in HTTP, and what follows is no request of ours.
         self.cycle.keep_alive = False
+
+    def _linger(self) -> None:
+        # To close a socket while data wait in it resets the connection, and the client may lose the answer: it gets time to read.
+        self.transport.pause_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._set_deadline(LINGER_SECONDS)
 
     def _set_deadline(self, seconds: float) -> None:
         self._clear_deadline()

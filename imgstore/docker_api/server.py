@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import uvicorn
@@ -18,8 +20,14 @@ from imgstore.docker_api.service import Service
 IDLE_SECONDS_MAX = 120
 """How long a connection is kept for the next request."""
 
+SHUTDOWN_SECONDS = 15.0
+"""How long running requests may go on after the end was asked for, as with Docker."""
+
 _BACKLOG = 256
+_TICK = 0.05  # seconds between two looks whether all have ended
 _HANDSHAKE_SECONDS_MAX = 10.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Server(uvicorn.Server):
     Args:
         shutdown_timeout: seconds that running requests have to end after `stop`; then they are cut.
         allowed_hosts: names that the Host header may have beside addresses and ``localhost``.
+        on_start: called once all listeners are answered.
     """
 
     def __init__(
@@ -49,8 +58,9 @@ class Server(uvicorn.Server):
         service: Service,
         listeners: Sequence[Listener],
         *,
-        shutdown_timeout: int = 15,
+        shutdown_timeout: float = SHUTDOWN_SECONDS,
         allowed_hosts: frozenset[str] = frozenset(),
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         config = uvicorn.Config(
             create_app(service, allowed_hosts=allowed_hosts),
@@ -64,10 +74,11 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=IDLE_SECONDS_MAX,
-            timeout_graceful_shutdown=shutdown_timeout,
         )
         super().__init__(config)
         self._service = service
+        self._on_start = on_start
+        self._shutdown_timeout = shutdown_timeout
         self._listeners = tuple(listeners)
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -94,11 +105,26 @@ class Server(uvicorn.Server):
             for listener in self._listeners
         ]
         self.started = True
+        self._on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets requests end, then cuts them; called by `serve`."""
+        for server in self.servers:
+            server.close()
         self._service.close()
-        await super().shutdown(sockets)
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        deadline = time.monotonic() + self._shutdown_timeout
+        while (state.connections or state.tasks) and not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(_TICK)
+        if state.tasks:
+            _log.warning("%d requests were cut", len(state.tasks))
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.sleep(0)
+        for connection in list(state.connections):
+            connection.transport.abort()
         await self._service.jobs.end()
 
     @contextlib.contextmanager

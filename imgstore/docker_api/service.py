@@ -23,9 +23,14 @@ WORKS_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The store behind the endpoint, and what goes on in it. Handlers find it with `service_of`."""
+    """The store behind the endpoint, and what goes on in it. Handlers find it with `service_of`.
+
+    Attributes:
+        warnings: about how the service was started, a line each, for ``docker info``.
+    """
 
     store: ImageStore
+    warnings: tuple[str, ...] = ()
     events: Events = field(default_factory=Events)
     jobs: Jobs = field(default_factory=Jobs)
     works: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(WORKS_MAX))

@@ -1,15 +1,17 @@
-"""The endpoint itself: is it there, what is it, and does a registry take a login."""
+"""The endpoint itself: is it there, and what is it."""
 
 from __future__ import annotations
 
 import os
-from importlib import metadata
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from imgstore.docker_api.versions import NEWEST, OLDEST, show_version
+from imgstore.docker_api.info import describe_service
+from imgstore.docker_api.service import service_of
+from imgstore.docker_api.versions import NEWEST, OLDEST, program_version, show_version
 from registry_client.platform import Platform
 
 
@@ -40,12 +42,9 @@ async def version(request: Request) -> Response:
     return JSONResponse({"Platform": {"Name": "imgstore"}, "Components": [engine], "Version": program_version(), **details})
 
 
-def program_version() -> str:
-    """Of imgstore, as it is installed."""
-    try:
-        return metadata.version("imgstore")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"
+async def info(request: Request) -> Response:
+    """``GET /info``."""
+    return JSONResponse(await run_in_threadpool(describe_service, service_of(request)))
 
 
-routes = [Route("/_ping", ping), Route("/version", version)]
+routes = [Route("/_ping", ping), Route("/version", version), Route("/info", info)]
