@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, StoreInfo, Usage
+    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, LoadedImage, PullResult, PullStatus, StoreInfo, Usage
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -53,6 +53,7 @@ __all__ = [
     "InUseError",
     "InvalidError",
     "Layer",
+    "LoadedImage",
     "NoSpaceError",
     "NotFoundError",
     "PartialError",
@@ -78,6 +79,7 @@ _ELSEWHERE = {
     "ImageStore": "store",
     "ImageUsage": "answers",
     "Layer": "answers",
+    "LoadedImage": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
     "PullResult": "answers",

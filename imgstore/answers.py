@@ -89,6 +89,18 @@ class PullResult:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """An image that a load brought.
+
+    Attributes:
+        references: the names that the archive gave it, as docker shows them; other images have lost them.
+    """
+
+    image: Image
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ImageUsage:
     """Bytes that the disks of an image take on the datastore; ``shared`` are also other images', ``unique`` are not."""
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from imgstore import layout, markers
-from imgstore.blocks import GRAIN
+from imgstore.blocks import GRAIN, Bytes
 from imgstore.catalog.catalog import LayerRow
-from imgstore.datastores.datastore import Datastore, Staging, list_names
+from imgstore.datastores.datastore import Datastore, StagedFile, Staging, list_names
 from imgstore.errors import CorruptError, NotFoundError, UnsupportedError
 from imgstore.ext4.format import format_file_system
+from imgstore.layers.recipe import rebuild_tar
 from imgstore.leases import Leases, held
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.vmdk.chain import Chain, open_chain
 from imgstore.vmdk.descriptor import derive_cid
 from imgstore.vmdk.hosted import HostedDiskWriter, open_disk
 from imgstore.vmdk.snapshot import SnapshotDevice
+
+_COPY = 1 << 20
 
 _SCRATCH_FILES = (layout.disk_file(layout.SCRATCH), layout.grain_sums_file(layout.SCRATCH))
 
@@ -43,7 +48,7 @@ class Disks:
     def find(self, chain_id: str) -> LayerMarker | None:
         """The layer's marker, or None when the layer is not there, or not whole: then it is to be made again.
 
-        Reads the marker, and of the disk its size, header and descriptor; ``imgstore check`` looks at everything.
+        Reads the marker, of the recipe its size, and of the disk its size, header and descriptor; ``imgstore check`` looks at everything.
 
         Raises:
             UnsupportedError: a newer imgstore wrote it.
@@ -52,9 +57,9 @@ class Disks:
             marker = self.read_marker(chain_id)
         except (NotFoundError, CorruptError):
             return None
-        if marker.disk is None or self._is_whole(_path(marker.disk.file), marker.disk):
-            return marker
-        return None
+        if not self._has_recipe(marker) or (marker.disk is not None and not self._is_whole(_path(marker.disk.file), marker.disk)):
+            return None
+        return marker
 
     def read_marker(self, chain_id: str) -> LayerMarker:
         """The layer's marker.
@@ -103,6 +108,29 @@ class Disks:
             return parent
         return parent.with_child(open_disk(self._datastore.open(_path(marker.disk.file))))
 
+    def read_layer(self, chain_ids: Sequence[str]) -> Iterator[Bytes]:
+        """The uncompressed tar of the last of these layers, given lowest first: the bytes that were unpacked, in pieces of about a MiB.
+
+        They are proved to be those only when the iteration ends without an error. Its size and diff id are in the layer's marker. The
+        caller keeps the layers from being collected (``gc.kept``).
+
+        Raises:
+            NotFoundError: a layer, its disk or its recipe is not there.
+            CorruptError: recipe or disk is damaged; the tar has another digest than the layer's diff id.
+        """
+        marker = self.read_marker(chain_ids[-1])
+        with self.open_chain(chain_ids) as chain:
+            yield from self.rebuild_layer(chain, marker)
+
+    def rebuild_layer(self, chain: Chain, marker: LayerMarker) -> Iterator[Bytes]:
+        """As ``read_layer``, of a layer that ``chain`` has on top."""
+        if not 0 <= marker.size <= self.capacity:
+            raise CorruptError(
+                f"{layout.layer_marker(marker.chain_id)}: a tar of {marker.size} bytes, of a disk of {self.capacity}"
+            )
+        with self._datastore.open(_path(marker.recipe.file)) as file:
+            yield from rebuild_tar(file, chain, size=marker.size, diff_id=marker.diff_id)
+
     def has_scratch(self) -> bool:
         """Whether the scratch disk is there, and whole as far as `find` looks."""
         sums = _path(layout.grain_sums_file(layout.SCRATCH))
@@ -136,21 +164,24 @@ class Disks:
         """A new disk over ``parent`` that nobody sees yet, for the layer ``chain_id``."""
         return PreparedDisk.create(self._datastore, layout.hex_of(chain_id), self.capacity, parent)
 
-    def commit(self, disk: PreparedDisk | None, marker: LayerMarker) -> LayerRow:
-        """Makes a layer visible for good: publishes the disk, then writes the marker.
+    def commit(self, disk: PreparedDisk, marker: LayerMarker, *, changed: bool) -> LayerRow:
+        """Makes a layer visible for good: publishes disk and recipe, then writes the marker.
 
         After a crash at any instant the layer is there whole, or not at all.
 
         Args:
-            disk: None when the layer changes nothing.
+            disk: has the layer, and its recipe.
             marker: without its disk.
+            changed: False when the layer changes nothing: then of the disk only the recipe is published.
 
         Raises:
             NoSpaceError: the datastore is full; the layer is not there.
         """
         self.remove(marker.chain_id)  # what a crash or damage left of an earlier one
-        if disk is not None:
-            marker = LayerMarker(marker.chain_id, marker.diff_id, marker.parent, marker.size, disk.publish())
+        if changed:
+            marker = msgspec.structs.replace(marker, disk=disk.publish())
+        else:
+            disk.publish_recipe()
         self._datastore.write_atomic(layout.layer_marker(marker.chain_id), markers.encode(marker))
         return layer_row(marker)
 
@@ -169,6 +200,13 @@ class Disks:
         """Removes the layer: marker first, so that a crash leaves it whole or gone. Not there is fine."""
         for path in layout.layer_files(chain_id):
             self._remove_file(path)
+
+    def _has_recipe(self, marker: LayerMarker) -> bool:
+        try:
+            with self._datastore.open(_path(marker.recipe.file)) as file:
+                return file.size == marker.recipe.size
+        except NotFoundError:
+            return False
 
     def _remove_file(self, path: str) -> None:
         with contextlib.suppress(NotFoundError):
@@ -189,9 +227,11 @@ class Disks:
 class PreparedDisk:
     """A disk that is being written: ``device`` takes its contents; then it is published once, or discarded."""
 
-    def __init__(self, staging: Staging, stem: str, device: SnapshotDevice) -> None:
+    def __init__(self, datastore: Datastore, staging: Staging, stem: str, device: SnapshotDevice) -> None:
+        self._datastore = datastore
         self._staging = staging
         self._stem = stem
+        self._recipe: StagedFile | None = None
         self.device = device
 
     @classmethod
@@ -215,7 +255,25 @@ class PreparedDisk:
         except BaseException:
             staging.discard()
             raise
-        return cls(staging, stem, SnapshotDevice(writer, parent))
+        return cls(datastore, staging, stem, SnapshotDevice(writer, parent))
+
+    def create_recipe(self) -> StagedFile:
+        """The file for the recipe of the layer, empty; it is published with the disk. Called once."""
+        self._recipe = self._staging.create(layout.recipe_file(self._stem))
+        return self._recipe
+
+    def publish_recipe(self) -> None:
+        """Moves the recipe alone to its place, durably: the disk has nothing that its parent has not."""
+        recipe = self._recipe
+        if recipe is None:
+            raise ValueError(f"{self._stem}: no recipe was written")
+        with self._datastore.stage(layout.DISKS, self._stem) as staging:
+            copy = staging.create(layout.recipe_file(self._stem))
+            for offset in range(0, recipe.size, _COPY):
+                copy.pwrite(offset, recipe.pread(offset, _COPY))
+            copy.close()
+            staging.publish()
+        self.discard()
 
     def publish(self) -> DiskRecord:
         """Seals the disk and moves it to its place, durably; takes as long as the storage needs to take all of it."""
@@ -224,6 +282,8 @@ class PreparedDisk:
         sums = self._staging.create(sums_name)
         sums.pwrite(0, summary.grain_sums)
         sums.close()
+        if self._recipe is not None:
+            self._recipe.close()
         self._staging.publish()
         digest = "sha256:" + hashlib.sha256(summary.grain_sums).hexdigest()
         return DiskRecord(

@@ -178,6 +178,18 @@ class Images:
         untagged = tuple(familiar(row.name) for row in going)
         return Removal(untagged, (image.id,) if gone else ())
 
+    def find_id(self, text: str) -> ImageRow | None:
+        """The image whose id this is: all of its digits, or ``sha256:`` and the first ones; None where the text is no id.
+
+        Raises:
+            NoSuchImageError: it is an id, and of no image.
+            InvalidError: several ids start so.
+        """
+        digits = text.removeprefix("sha256:")
+        if (digits == text and len(text) != 64) or not digits or not set(digits) <= set("0123456789abcdef"):
+            return None
+        return self.find(text)
+
     def _write_reference(self, row: ReferenceRow) -> None:
         marker = markers.ReferenceMarker(row.name, row.image_id, row.digest)
         self._datastore.write_atomic(layout.reference_file(row.name), markers.encode(marker))

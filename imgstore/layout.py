@@ -6,6 +6,7 @@
     disks/scratch.vmdk                  the empty formatted base of every chain
     disks/<chain id>.vmdk               a layer's disk; absent when the layer changes nothing
     disks/<chain id>.crc32c             CRC-32C of each of its grains
+    disks/<chain id>.recipe             how the layer's tar is made again out of its disk
     disks/<chain id>.json               the layer's marker
     images/<image id>/config.json       as the registry sent it
     images/<image id>/manifest.json     likewise; empty where the source has none
@@ -49,6 +50,11 @@ def grain_sums_file(stem: str) -> str:
     return f"{stem}.crc32c"
 
 
+def recipe_file(stem: str) -> str:
+    """Name in ``disks`` of the recipe of a layer, by the hex digits of its chain id."""
+    return f"{stem}.recipe"
+
+
 def layer_marker(chain_id: str) -> str:
     """Path of the marker of a layer."""
     return f"{DISKS}/{hex_of(chain_id)}.json"
@@ -57,13 +63,14 @@ def layer_marker(chain_id: str) -> str:
 def layer_files(chain_id: str) -> tuple[str, ...]:
     """Paths of all files that a layer may have, its marker first."""
     stem = hex_of(chain_id)
-    return layer_marker(chain_id), f"{DISKS}/{disk_file(stem)}", f"{DISKS}/{grain_sums_file(stem)}"
+    names = (disk_file(stem), grain_sums_file(stem), recipe_file(stem))
+    return layer_marker(chain_id), *(f"{DISKS}/{name}" for name in names)
 
 
 def layer_of(name: str) -> str | None:
     """The chain id of the layer that a file in ``disks`` belongs to; None where it is no layer's."""
     stem, _, suffix = name.partition(".")
-    is_layer = suffix in ("json", "vmdk", "crc32c") and len(stem) == 64 and set(stem) <= set("0123456789abcdef")
+    is_layer = suffix in ("json", "vmdk", "crc32c", "recipe") and len(stem) == 64 and set(stem) <= set("0123456789abcdef")
     return f"sha256:{stem}" if is_layer else None
 
 

@@ -51,6 +51,20 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grain_sums_digest: str
 
 
+class RecipeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The recipe of a layer: how its tar is made again.
+
+    Attributes:
+        file: name of the recipe, beside the marker.
+        size: its length in bytes.
+        digest: ``sha256:…`` of it.
+    """
+
+    file: str
+    size: int
+    digest: str
+
+
 class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``layer.json``: a layer is committed.
 
@@ -60,6 +74,7 @@ class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parent: chain id of the layer below, or None.
         size: bytes of the inflated tar.
         disk: None when the layer changes nothing over its parent: then its disk is the parent's.
+        recipe: how the tar is made again out of the disk.
     """
 
     chain_id: str
@@ -67,6 +82,7 @@ class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parent: str | None
     size: int
     disk: DiskRecord | None
+    recipe: RecipeRecord
 
 
 class ImageLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from imgstore import layout
 from imgstore.catalog.catalog import Catalog
@@ -25,7 +25,7 @@ from imgstore.downloads import CancelledError, Spools
 from imgstore.errors import CorruptError, ImgstoreError, InvalidError, NoSpaceError, UnsupportedError
 from imgstore.ext4.allocation import FileSystemFullError
 from imgstore.leases import Lease, Leases, wait_for
-from imgstore.markers import LayerMarker
+from imgstore.markers import LayerMarker, RecipeRecord
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.registries import translate
 from imgstore.stop import Stop
@@ -34,7 +34,6 @@ from imgstore.vmdk.chain import Chain
 from registry_client.blobs import BlobStream
 from registry_client.errors import RegistryError
 from registry_client.manifest import Descriptor
-from registry_client.source import ImageSource
 
 CONCURRENT_DOWNLOADS = 3
 """As many as docker has at once."""
@@ -46,6 +45,13 @@ _LARGER_DISKS = "the disks of a store all have one size, chosen when it is made:
 
 _NOTE_SECONDS = 0.2
 """How often those who wait are told how far we are."""
+
+
+class BlobSource(Protocol):
+    """Where the blobs of an image come from: any ImageSource is one."""
+
+    def open_blob(self, descriptor: Descriptor) -> BlobStream:
+        """See ImageSource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class LayerPull:
 
     def __init__(
         self,
-        source: ImageSource,
+        source: BlobSource,
         disks: Disks,
         catalog: Catalog,
         leases: Leases,
@@ -161,19 +167,16 @@ class LayerPull:
             disk.discard()
             raise
         # From here the disk is the committer's: what interrupts us now must not discard a disk that is being published.
-        marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None)
-        if unpacked.changed:
-            commits.add(download, disk, marker)
-        else:
-            disk.discard()
-            commits.add(download, None, marker)
+        recipe = RecipeRecord(layout.recipe_file(layout.hex_of(layer.chain_id)), unpacked.recipe.size, unpacked.recipe.digest)
+        marker = LayerMarker(layer.chain_id, layer.diff_id, layer.parent, unpacked.size, None, recipe)
+        commits.add(download, disk, marker, changed=unpacked.changed)
         return chain
 
 
 class _Download:
     """One layer on its way from the source to the converter."""
 
-    def __init__(self, layer: WantedLayer, source: ImageSource, leases: Leases, progress: ProgressSink, spools: Spools) -> None:
+    def __init__(self, layer: WantedLayer, source: BlobSource, leases: Leases, progress: ProgressSink, spools: Spools) -> None:
         self.layer = layer
         self.ready: Future[LayerMarker | None] = Future()
         """Done as soon as it is known who makes the layer: the marker if someone else did, None if we are to."""
@@ -320,19 +323,20 @@ class _Commits:
         if self._last is not None and (kind is None or issubclass(kind, Exception)):
             self._last.result()
 
-    def add(self, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
+    def add(self, download: _Download, disk: PreparedDisk, marker: LayerMarker, *, changed: bool) -> None:
         """Commits the disk after those that were added before."""
-        self._last = self._worker.submit(self._commit, self._last, download, disk, marker)
+        self._last = self._worker.submit(self._commit, self._last, download, disk, marker, changed)
 
-    def _commit(self, before: Future[None] | None, download: _Download, disk: PreparedDisk | None, marker: LayerMarker) -> None:
+    def _commit(
+        self, before: Future[None] | None, download: _Download, disk: PreparedDisk, marker: LayerMarker, changed: bool
+    ) -> None:
         try:
             if before is not None:
                 before.result()
-            self._catalog.put_layer(self._disks.commit(disk, marker))
+            self._catalog.put_layer(self._disks.commit(disk, marker, changed=changed))
         except BaseException:
             download.abandon()  # the layer may be there, and the catalog not know it
-            if disk is not None:
-                disk.discard()
+            disk.discard()
             raise
         download.release()
         self._progress(ProgressEvent(download.layer.short, State.COMPLETE))

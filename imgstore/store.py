@@ -14,32 +14,37 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from imgstore import gc, layout, markers
-from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, StoreInfo, Usage
+from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, LoadedImage, PullResult, PullStatus, StoreInfo, Usage
 from imgstore.blocks import Bytes
-from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, LayerRow
+from imgstore.catalog.catalog import Catalog, ImageRow, LayerRow
 from imgstore.changes import FileType
 from imgstore.check import Finding, check_store
 from imgstore.config import DEFAULT_DISK_SIZE
 from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
-from imgstore.disks import Disks, layer_row
+from imgstore.disks import Disks
 from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InvalidError, NotFoundError
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.images import Images, Removal, familiar, names_of
+from imgstore.imports import ImportOptions, import_image
+from imgstore.intake import NAMES as _NAMES
+from imgstore.intake import Intake
 from imgstore.layers.tar_writer import write_tar
 from imgstore.leases import FileLeases, Leases, MemoryLeases, held
+from imgstore.loads import load_images
 from imgstore.location import CATALOG, LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State, ignore
-from imgstore.pulls import LayerPull, WantedLayer
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.registries import translated
+from imgstore.saves import select_images, write_archive
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
 from registry_client.credentials import Credential
@@ -50,9 +55,6 @@ from registry_client.options import Options
 from registry_client.platform import Platform, choose
 from registry_client.server import Connections
 from registry_client.source import ImageSource, open_source
-
-_NAMES = "names"
-"""Lease of who changes which image has which name."""
 
 
 class ImageStore:
@@ -77,6 +79,7 @@ class ImageStore:
         self._id = marker.id
         self._disks = Disks(datastore, leases, marker.disk_size)
         self._images = Images(datastore, catalog)
+        self._intake = Intake(self._disks, self._images, catalog, leases, directory, self._tidy)
         self._registries = registries
         self._connections = Connections(registries)
 
@@ -236,6 +239,107 @@ class ImageStore:
             if set(":@") & set(repository.rpartition("/")[2]):
                 raise InvalidError(f"{repository}: tag can't be used with --all-tags/-a")
             return source.tags()
+
+    def save(self, references: Sequence[str], *, platform: str | None = None) -> Generator[Bytes, None, None]:
+        """Images as one tar, which is an OCI image layout and a docker-archive at once; the same bytes each time.
+
+        That the images are there is seen before this returns. What needs its layers is kept from then until the last piece has come,
+        or until the iterator is closed.
+
+        Args:
+            references: names, ids, or the starts of ids. A name without a tag stands for all tags of its repository.
+            platform: ``os/arch[/variant]`` that all of them must be for; None: any.
+
+        Returns:
+            Pieces of at most about a MiB; an archive only if no error comes with them.
+
+        Raises:
+            NotFoundError: there is no such image, or it is for another platform.
+            InvalidError: a reference is none, or several ids start so.
+            CorruptError: from the iterator as well: a layer is damaged.
+        """
+        with translated():
+            wanted = None if platform is None else Platform.parse(platform)
+        return write_archive(select_images(self._images, self._catalog, references, wanted), self._disks, self._leases)
+
+    def load(
+        self,
+        archive: Path | BinaryIO,
+        *,
+        name: str = "archive",
+        platform: str | None = None,
+        progress: ProgressSink = ignore,
+        stop: Stop | None = None,
+    ) -> Iterator[LoadedImage]:
+        """Brings the images of an archive into the store, one after the other; begins when the first one is asked for.
+
+        The archive is what ``docker save`` writes or ever wrote, or a tar of an OCI image layout; it may be compressed with gzip,
+        Zstandard, xz or bzip2. A name goes over from the image that has it, which stays. Of an image that fails, and of those after
+        it, nothing new is visible; those before it stay.
+
+        Args:
+            archive: a file, or an open body that is read from where it stands. What is no plain regular file is put into a file without
+                a name, in the directory of the store, while it is read.
+            name: what errors call an open body.
+            platform: images for another one are left out; of an image for several, this one is taken. None: all images, and for Linux
+                on this machine's architecture where there is a choice.
+            progress: told what happens; called from several threads.
+            stop: ends it from another thread, between its images or within one.
+
+        Raises:
+            NotFoundError: no such file, no archive of images, a part of it is missing, or there is nothing for the platform.
+            CorruptError: the archive is cut off, or is not what it says of itself.
+            NoSpaceError: an image does not fit a disk of this store, or the archive not the datastore.
+            InvalidError, UnsupportedError: what is in it cannot be read.
+        """
+        with translated():
+            wanted = None if platform is None else Platform.parse(platform)
+        if isinstance(archive, Path):
+            name = str(archive)
+        with self._mended():
+            for loaded in load_images(archive, name, wanted, self._intake, self._directory, progress, stop or Stop()):
+                yield LoadedImage(self._image(loaded.image), loaded.references)
+
+    def import_image(
+        self,
+        body: Path | BinaryIO,
+        *,
+        reference: str | None = None,
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str | None = None,
+        created: datetime | None = None,
+        name: str = "body",
+        progress: ProgressSink = ignore,
+        stop: Stop | None = None,
+    ) -> Image:
+        """Makes an image of one layer out of a tar of a file tree.
+
+        Args:
+            body: as for `load`; may be compressed as an archive may.
+            reference: a name for the image, with the tag ``latest`` if it has none.
+            changes: instructions of a Dockerfile that configure it: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD,
+                STOPSIGNAL, USER, VOLUME, WORKDIR.
+            message: its comment; if empty, ``Imported from -``, as docker has it.
+            platform: ``os/arch[/variant]`` that it is said to run on; None: Linux on this machine's architecture.
+            created: when it is said to be made; None: now. The id of the image depends on it.
+            name: what errors call an open body.
+            progress: told what happens; called from several threads.
+            stop: ends it from another thread.
+
+        Raises:
+            InvalidError: reference, changes or platform make no sense, or the tar cannot be a layer.
+            NotFoundError: no such file.
+            CorruptError: the tar is damaged or cut off, or no tar.
+            NoSpaceError: it does not fit a disk of this store, or not the datastore.
+        """
+        with translated():
+            wanted = None if platform is None else Platform.parse(platform)
+        options = ImportOptions(reference, changes, message, wanted, created)
+        if isinstance(body, Path):
+            name = str(body)
+        with self._mended(), translated():
+            return self._image(import_image(body, name, options, self._intake, self._directory, progress, stop or Stop()))
 
     def images(self) -> list[Image]:
         """All images, newest first."""
@@ -433,43 +537,10 @@ class ImageStore:
         stop.check()
         image_id = str(image.config.image_id)
         digest = None if image.digest is None else str(image.digest)
-        wanted = [
-            WantedLayer(str(chain_id), str(diff_id), None if parent is None else str(parent), descriptor)
-            for chain_id, diff_id, parent, descriptor in zip(
-                image.config.chain_ids,
-                image.config.diff_ids,
-                (None, *image.config.chain_ids),
-                image.layers,
-                strict=False,  # the lowest layer has no parent: one more of these
-            )
-        ]
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(gc.kept(self._leases, (layer.chain_id for layer in wanted)))
-            self._tidy()
-            pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory, stop)
-            brought = pull.run(wanted)
-            stop.check()
-            row = ImageRow(
-                id=image_id,
-                manifest_digest=None if image.manifest_document is None else str(image.manifest_document.digest),
-                manifest=b"" if image.manifest_document is None else image.manifest_document.data,
-                config=image.config.raw,
-                layers=tuple(
-                    ImageLayerRow(layer.chain_id, layer.diff_id, str(layer.descriptor.digest), layer.descriptor.media_type)
-                    for layer in wanted
-                ),
-            )
-            with held(self._leases, _NAMES):
-                # A rebuild while we pulled, or a pull that was killed, can have left the catalog without them.
-                for layer in wanted:
-                    self._catalog.put_layer(layer_row(self._disks.read_marker(layer.chain_id)))
-                names = names_of(source.reference, image_id, digest)
-                known = all(self._catalog.reference(name.name) == name for name in names)
-                known = known and self._catalog.image(image_id) is not None
-                self._images.commit(row, names)
-        status = PullStatus.UP_TO_DATE if known and not brought else PullStatus.DOWNLOADED
+        taken = self._intake.take(source, image, names_of(source.reference, image_id, digest), progress, stop)
+        status = PullStatus.DOWNLOADED if taken.changed else PullStatus.UP_TO_DATE
         name = image_id if source.reference is None else str(source.reference)
-        return PullResult(name, self._image(row), status, digest)
+        return PullResult(name, self._image(taken.image), status, digest)
 
     def _up_to_date(self, source: ImageSource, platform: Platform | None) -> PullResult | None:
         """The image that has the source's name already, if the source still means that one: one request tells."""

@@ -1,7 +1,7 @@
 """Unpack: a layer blob becomes a committed disk under its chain id.
 
 The blob streams through once: inflated in one thread, hashed in a second, read as tar and applied to the file system in this one, and
-written behind it by a fourth.
+written behind it by a fourth. The tar that goes by is remembered in the layer's recipe.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from imgstore.errors import CorruptError
 from imgstore.ext4.writer import LayerWriter
 from imgstore.layers.compression import LayerStream
 from imgstore.layers.read_ahead import read_ahead
+from imgstore.layers.recipe import RecipeSummary, RecipeWriter
 from imgstore.layers.tar_reader import read_changes
 
 _PIECES_AHEAD = 3
@@ -27,11 +28,13 @@ class Unpacked:
 
     Attributes:
         size: bytes of the inflated tar.
-        changed: False when the layer changes nothing over its parent; the prepared disk is then to be discarded.
+        changed: False when the layer changes nothing over its parent: then only the recipe is worth publishing.
+        recipe: what was written to the prepared disk's recipe.
     """
 
     size: int
     changed: bool
+    recipe: RecipeSummary
 
 
 def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str, *, interrupt: Callable[[], None] = lambda: None) -> Unpacked:
@@ -52,12 +55,13 @@ def unpack(blob: Iterable[bytes], disk: PreparedDisk, diff_id: str, *, interrupt
     """
     capacity = disk.device.size
     stream = LayerStream(blob, max_size=capacity)
-    writer = LayerWriter(disk.device)
+    recipe = RecipeWriter(disk.create_recipe())
+    writer = LayerWriter(disk.device, recipe.place)
     with contextlib.closing(read_ahead(stream, _PIECES_AHEAD, name="imgstore-hash", interrupt=interrupt)) as pieces:
-        for change in read_changes(pieces, capacity=capacity):
+        for change in read_changes(recipe.follow(pieces), capacity=capacity, announce=recipe.announce):
             writer.apply(change)
     if stream.diff_id != diff_id:
         raise CorruptError(
             f"layer {diff_id}: the inflated tar has digest {stream.diff_id}, not the diff id of the image's config"
         )
-    return Unpacked(stream.size, writer.finish().changed)
+    return Unpacked(stream.size, writer.finish().changed, recipe.finish(stream.size, stream.diff_id))

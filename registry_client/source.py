@@ -19,11 +19,11 @@ from registry_client import docker_archive, layout, media_types
 from registry_client.blobs import BlobStream, read_blob
 from registry_client.client import RepositoryClient
 from registry_client.digest import Digest
-from registry_client.docker_archive import DockerArchiveSource
+from registry_client.docker_archive import open_docker_archive
 from registry_client.errors import InvalidReferenceError, SizeMismatchError
 from registry_client.files import ArchiveFiles, DirectoryFiles
 from registry_client.image import Document, Image, ImageResolver
-from registry_client.layout import LayoutSource
+from registry_client.layout import open_layout
 from registry_client.manifest import Descriptor, check_document_size
 from registry_client.options import Options
 from registry_client.platform import Platform
@@ -171,12 +171,12 @@ def open_source(text: str, options: Options | None = None, connections: Connecti
     transport, path, selector = _split(text)
     name = f"{transport}:{path}:{selector}" if selector else f"{transport}:{path}"
     if transport == "oci":
-        return LayoutSource(name, path, DirectoryFiles(path), selector or None)
+        return open_layout(name, path, DirectoryFiles(path), selector or None)
     files = ArchiveFiles(path, options.spool_directory)
     try:
         if transport == "oci-archive":
-            return LayoutSource(name, path, files, selector or None)
-        return DockerArchiveSource(name, path, files, selector or None)
+            return open_layout(name, path, files, selector or None)
+        return open_docker_archive(name, path, files, selector or None)
     except BaseException:
         files.close()
         raise

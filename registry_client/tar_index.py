@@ -8,6 +8,7 @@ Header"; GNU tar manual, "Basic Tar Format".
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from registry_client.errors import MalformedError, NotFoundError
@@ -16,6 +17,7 @@ BLOCK = 512
 MEMBERS_MAX = 20_000
 EXTENSION_SIZE_MAX = 1 << 20
 LINK_HOPS_MAX = 8
+NAME_LENGTH_MAX = 4096
 _REGULAR = frozenset({b"\x00", b"0", b"7"})
 _EXTENSIONS = frozenset({b"x", b"g", b"L", b"K"})
 
@@ -47,6 +49,11 @@ class TarIndex:
 
     def __contains__(self, name: str) -> bool:
         return name in self._files or name in self._links
+
+    def names(self) -> Iterator[str]:
+        """Names of the files and links."""
+        yield from self._files
+        yield from self._links
 
     def find(self, name: str) -> TarMember:
         """The file of that name.
@@ -161,6 +168,8 @@ class TarIndex:
 
     def _normal(self, name: str) -> str:
         """The name without ``.`` and ``..``; a name that leads out of the archive is refused."""
+        if len(name) > NAME_LENGTH_MAX:
+            raise MalformedError(f"{self._what}: name {name[:200]!r}… has {len(name)} characters, more than {NAME_LENGTH_MAX}")
         parts: list[str] = []
         for part in name.split("/"):
             if part == "..":

@@ -55,7 +55,8 @@ class _Bitmaps:
 class BlockAllocator:
     """Free and used blocks.
 
-    Nothing is written before ``save``.
+    Nothing is written before ``save``. What was taken from this allocator and given back is free only then: the layer's recipe counts on
+    the contents of all files that the layer ever had, also of those that it replaced itself.
     """
 
     def __init__(self, pages: WritablePageCache, geometry: Geometry, groups: GroupTable, base: BaseMetadata) -> None:
@@ -66,6 +67,9 @@ class BlockAllocator:
         self._bitmaps = _Bitmaps(geometry.blocks_per_group, self._load)
         self._pointer = min(-(-self._after_last() // _ALIGNMENT) * _ALIGNMENT, geometry.blocks)
         self._marked = self._pointer
+        self._first_new = self._pointer
+        self._reused = _Bitmaps(geometry.blocks_per_group, lambda group: bytearray(BLOCK_SIZE))
+        self._held: list[tuple[int, int]] = []
         self._runs: Iterator[tuple[int, int]] | None = None
         self._run = (0, 0)
         self._freed = False
@@ -101,6 +105,8 @@ class BlockAllocator:
         count = min(count, length)
         self._run = (start + count, length - count)
         self._mark(start, count)
+        for group, bit, part in self._reused.pieces(start, count):
+            set_bits(self._reused[group], bit, part)
         return start, count
 
     def _next_run(self) -> tuple[int, int]:
@@ -132,6 +138,19 @@ class BlockAllocator:
         if start < 1 or start + count > self._geometry.blocks:
             raise CorruptError(f"blocks {start} to {start + count - 1} are in use, the file system has {self._geometry.blocks}")
         self._sync()
+        if self._is_new(start, count):
+            self._held.append((start, count))
+        else:
+            self._clear(start, count)
+            self._freed = True
+
+    def _is_new(self, start: int, count: int) -> bool:
+        """Whether a block of the run was taken from this allocator."""
+        return start + count > self._first_new or any(
+            count_bits(self._reused[group], bit, length) for group, bit, length in self._reused.pieces(start, count)
+        )
+
+    def _clear(self, start: int, count: int) -> None:
         for group, bit, length in self._bitmaps.pieces(start, count):
             bitmap = self._bitmaps[group]
             if (used := count_bits(bitmap, bit, length)) != length:
@@ -142,7 +161,6 @@ class BlockAllocator:
             clear_bits(bitmap, bit, length)
             self._groups.free_blocks[group] += length
             self._bitmaps.changed.add(group)
-        self._freed = True
 
     def _sync(self) -> None:
         self._mark(self._marked, self._pointer - self._marked)
@@ -155,8 +173,15 @@ class BlockAllocator:
             self._bitmaps.changed.add(group)
 
     def save(self) -> None:
-        """Puts the changed bitmaps into the pages, and their checksums and counts into the group table."""
+        """Puts the changed bitmaps into the pages, and their checksums and counts into the group table.
+
+        Raises:
+            CorruptError: a block was freed twice.
+        """
         self._sync()
+        for start, count in self._held:
+            self._clear(start, count)
+        self._held.clear()
         seed = self._geometry.checksum_seed
         for group, bitmap in self._bitmaps.changed_bitmaps():
             self._pages.write(self._groups.block_bitmap[group] * BLOCK_SIZE, bitmap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from imgstore.changes import Entry, FileType
@@ -18,7 +18,7 @@ from imgstore.ext4.inodes import FAST_SYMLINK, Node, encode_device, encode_time
 from imgstore.ext4.pages import WritablePageCache
 from imgstore.ext4.reader import FileSystem, show_path
 from imgstore.ext4.stream import BlockStream, FileContent
-from imgstore.ext4.structures import BLOCK_SIZE, LINK_MAX, SECTORS_PER_BLOCK, InodeFlag, XattrHeader
+from imgstore.ext4.structures import BLOCK_SHIFT, BLOCK_SIZE, LINK_MAX, SECTORS_PER_BLOCK, InodeFlag, XattrHeader
 from imgstore.ext4.xattrs import INODE_ROOM, encode_xattrs, seal_xattr_block
 
 _LARGEST_FILE = ((1 << 32) - 1) * BLOCK_SIZE
@@ -58,6 +58,7 @@ class InodeWriter:
         blocks: BlockAllocator,
         inodes: InodeAllocator,
         stream: BlockStream,
+        place: Callable[[int | None, int], None],
     ) -> None:
         seed = file_system.geometry.checksum_seed
         if seed is None:
@@ -67,6 +68,7 @@ class InodeWriter:
         self._blocks = blocks
         self._inodes = inodes
         self._stream = stream
+        self._place = place
         self._seed = seed
         self._hash_seed: Sequence[int] = file_system.super_block.hash_seed
         self._table = InodeTable(pages, file_system.groups, seed)
@@ -119,7 +121,9 @@ class InodeWriter:
                 if len(piece) == size and 0 not in bytes(piece[: size & -BLOCK_SIZE : BLOCK_SIZE]):
                     runs = self._stream.append(piece)
                     if len(runs) == 1 and runs[0].length <= LONGEST:
+                        self._place(runs[0].physical << BLOCK_SHIFT, size)
                         return single_root(runs[0].physical, runs[0].length), runs[0].length
+                    self._place_segments([(0, size)], runs)
                     return self._encode_runs(number, runs)
                 pieces = itertools.chain((piece,), pieces)
         if not 0 < size <= _LARGEST_FILE:
@@ -128,7 +132,8 @@ class InodeWriter:
 
     def _copy_pieces(self, entry: Entry, pieces: Iterator[memoryview]) -> list[Run]:
         content = FileContent(self._stream)
-        segments = iter(_prove_segments(entry))
+        proved = _prove_segments(entry)
+        segments = iter(proved)
         left = 0
         for piece in pieces:
             while piece:
@@ -145,7 +150,26 @@ class InodeWriter:
         if left:
             raise ChangeError(f"{show_path(entry.path)}: {left} bytes of data are missing, its size is {entry.size}")
         content.finish()
+        self._place_segments(proved, content.runs)
         return content.runs
+
+    def _place_segments(self, segments: Iterable[tuple[int, int]], runs: Iterable[Run]) -> None:
+        """Tells where a file's data lie, of which ``segments`` were given and ``runs`` were written; all else are zeros."""
+        following = iter(runs)
+        start = end = distance = 0  # in bytes of the file: the run at hand, and from there to the device
+        for offset, length in segments:
+            while length:
+                while end <= offset and (run := next(following, None)) is not None:
+                    start, end = run.logical << BLOCK_SHIFT, (run.logical + run.length) << BLOCK_SHIFT
+                    distance = (run.physical - run.logical) << BLOCK_SHIFT
+                if start <= offset < end:
+                    take = min(length, end - offset)
+                    self._place(offset + distance, take)
+                else:
+                    take = min(length, start - offset) if offset < start else length
+                    self._place(None, take)
+                offset += take
+                length -= take
 
     def _encode_runs(self, number: int, runs: list[Run]) -> tuple[bytes, int]:
         seed = checksums.inode_seed(self._seed, number, 0)

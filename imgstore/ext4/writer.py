@@ -7,6 +7,7 @@ and the same Changes on the same parent give the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from imgstore.blocks import WritableBlockDevice
@@ -64,8 +65,14 @@ class LayerWriter:
     For one thread; uses at most some 20 MiB plus what the names of the touched directories take.
     """
 
-    def __init__(self, device: WritableBlockDevice) -> None:
+    def __init__(
+        self, device: WritableBlockDevice, place: Callable[[int | None, int], None] = lambda offset, length: None
+    ) -> None:
         """Reads the superblock, the descriptors, two bitmaps and the root directory of the parent.
+
+        Args:
+            place: called for each run of the data of each Entry, in their order, with its byte offset on the device and its length. It
+                stays there whatever the layer does afterwards. None: the run is zeros, and lies nowhere.
 
         Raises:
             CorruptError: the parent is damaged.
@@ -80,7 +87,7 @@ class LayerWriter:
         self._blocks = BlockAllocator(self._pages, self._geometry, self._groups, base)
         self._inodes = InodeAllocator(self._pages, self._geometry, self._groups)
         stream = BlockStream(self._pages, self._blocks)
-        self._files = InodeWriter(self._pages, self._file_system, self._blocks, self._inodes, stream)
+        self._files = InodeWriter(self._pages, self._file_system, self._blocks, self._inodes, stream, place)
         self._stream = stream
         self._tree = DirectoryTree(self._file_system, self._inodes)
 

@@ -9,7 +9,7 @@ leading slashes are dropped, uname and gname are not looked at, an archive may e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NoReturn
 
 from imgstore.blocks import Bytes
@@ -68,7 +68,9 @@ _MAX_MINOR: Final = 0xFFFFF
 _MAX_REMEMBERED: Final = 1 << 14
 
 
-def read_changes(pieces: Iterable[Bytes], *, capacity: int) -> Iterator[Change]:
+def read_changes(
+    pieces: Iterable[Bytes], *, capacity: int, announce: Callable[[int, int], None] = lambda offset, length: None
+) -> Iterator[Change]:
     """The Changes of the tar that ``pieces`` make, in the order of the archive.
 
     ``pieces`` is read to its very end, so that whoever hashes it has seen all of it when the iteration ends. Nothing is made of bytes after
@@ -80,13 +82,15 @@ def read_changes(pieces: Iterable[Bytes], *, capacity: int) -> Iterator[Change]:
     Args:
         pieces: of any length; long ones are faster.
         capacity: bytes of the disk; an entry larger than that is refused before its data is looked at.
+        announce: called with the offset in the tar and the length of each Entry's data, before the Entry is yielded and before the first
+            piece is asked for behind the one that the data begins in.
 
     Raises:
         TarError: damaged, cut off, ambiguous, or beyond a bound; at the entry that is.
         NoSpaceError: an entry is larger than ``capacity``.
         RuntimeError: an Entry's data is read after the next Change was asked for.
     """
-    return _TarReader(pieces, capacity).changes()
+    return _TarReader(pieces, capacity, announce).changes()
 
 
 class _StoredData:
@@ -188,9 +192,10 @@ def _with_acls(file_type: FileType, mode: int, xattrs: Mapping[bytes, bytes]) ->
 class _TarReader:
     """One reading of one tar."""
 
-    def __init__(self, pieces: Iterable[Bytes], capacity: int) -> None:
+    def __init__(self, pieces: Iterable[Bytes], capacity: int, announce: Callable[[int, int], None]) -> None:
         self._cursor = PieceCursor(pieces)
         self._capacity = capacity
+        self._announce = announce
         self._remembered: dict[bytes, int] = {}
         self._body: _StoredData | None = None
         self._body_padding = 0
@@ -364,6 +369,8 @@ class _TarReader:
                     runs_found, taken = map_before_data(self._cursor, size)
                     size -= taken
                 segments = self._segments(runs_found, apparent, size)
+            if size:
+                self._announce(self._cursor.offset, size)
             return Entry(
                 path,
                 file_type,
