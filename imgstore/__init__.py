@@ -16,7 +16,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, LoadedImage, PullResult, PullStatus, StoreInfo, Usage
+    from imgstore.answers import (
+        HistoryItem,
+        Image,
+        ImageUsage,
+        Layer,
+        LoadedImage,
+        PullResult,
+        PullStatus,
+        PushResult,
+        StoreInfo,
+        Usage,
+    )
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -61,6 +72,7 @@ __all__ = [
     "ProgressSink",
     "PullResult",
     "PullStatus",
+    "PushResult",
     "RebuildReport",
     "Removal",
     "State",
@@ -84,6 +96,7 @@ _ELSEWHERE = {
     "ProgressSink": "progress",
     "PullResult": "answers",
     "PullStatus": "answers",
+    "PushResult": "answers",
     "RebuildReport": "rebuild",
     "Removal": "images",
     "State": "progress",

@@ -101,6 +101,21 @@ class LoadedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class PushResult:
+    """What a push left in the registry.
+
+    Attributes:
+        reference: the canonical name.
+        digest: that the registry has under it now: of the manifest.
+        size: bytes of the manifest.
+    """
+
+    reference: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageUsage:
     """Bytes that the disks of an image take on the datastore; ``shared`` are also other images', ``unique`` are not."""
 

@@ -8,7 +8,7 @@ What they hold and where they lie is described in ``docs/reference/store-layout.
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -115,7 +115,26 @@ class ReferenceMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str | None
 
 
-Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker
+class BlobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A blob that a push made of a layer: always gzip.
+
+    Attributes:
+        repositories: with their registries, that had it after a push; the latest first.
+    """
+
+    digest: str
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    repositories: tuple[str, ...]
+
+
+class BlobsMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``<chain id>.blobs.json``: what pushes made of a layer. Only a hint; without it the layer is no less there."""
+
+    chain_id: str
+    blobs: tuple[BlobRecord, ...]
+
+
+Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker | BlobsMarker
 M = TypeVar("M", bound=Marker)
 
 

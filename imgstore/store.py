@@ -21,7 +21,19 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from imgstore import gc, layout, markers
-from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, LoadedImage, PullResult, PullStatus, StoreInfo, Usage
+from imgstore.answers import (
+    HistoryItem,
+    Image,
+    ImageUsage,
+    Layer,
+    LoadedImage,
+    PullResult,
+    PullStatus,
+    PushResult,
+    StoreInfo,
+    Usage,
+)
+from imgstore.blobs import KnownBlobs
 from imgstore.blocks import Bytes
 from imgstore.catalog.catalog import Catalog, ImageRow, LayerRow
 from imgstore.changes import FileType
@@ -42,11 +54,13 @@ from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.loads import load_images
 from imgstore.location import CATALOG, LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State, ignore
+from imgstore.pushes import ImagePush, find_tagged, parse_destination, parse_repository, record, tags_of
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.registries import translated
 from imgstore.saves import select_images, write_archive
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
+from registry_client.client import RepositoryClient
 from registry_client.credentials import Credential
 from registry_client.digest import Digest
 from registry_client.image_config import ImageConfig, parse_image_config
@@ -55,6 +69,7 @@ from registry_client.options import Options
 from registry_client.platform import Platform, choose
 from registry_client.server import Connections
 from registry_client.source import ImageSource, open_source
+from registry_client.writer import RepositoryWriter
 
 
 class ImageStore:
@@ -340,6 +355,73 @@ class ImageStore:
             name = str(body)
         with self._mended(), translated():
             return self._image(import_image(body, name, options, self._intake, self._directory, progress, stop or Stop()))
+
+    def push(
+        self,
+        reference: str,
+        *,
+        credential: Credential | None = None,
+        progress: ProgressSink = ignore,
+        stop: Stop | None = None,
+    ) -> PushResult:
+        """Sends the image that has this name to the registry that the name says.
+
+        Layers that the repository has, or can mount from another one, are not sent; others are read back from their disks and
+        compressed, the same way each time. The image keeps its id, and its manifest if the registry has, or gets, the very blobs that it
+        names. Afterwards it has the name ``repository@digest`` here, too.
+
+        After an error or an interrupt the tag in the registry is as it was; layers that were complete are not sent again. Pushes of one
+        image at the same time do not wait for each other.
+
+        Args:
+            reference: a name with a tag; ``docker://`` may stand before it.
+            credential: for the registry; None: what the store's options or the files of docker and podman have.
+            progress: told what happens; called from several threads.
+            stop: ends it from another thread.
+
+        Raises:
+            NotFoundError: no image has this name; or the registry has no such project.
+            InvalidError: it is no name, or has a digest.
+            DeniedError, UnavailableError, UnsupportedError: as the registry says.
+            CorruptError: a layer cannot be read back as it was.
+            NoSpaceError: there is no space for compressed layers in the directory of the store.
+        """
+        stop = stop or Stop()
+        with translated(), self._mended():
+            destination = parse_destination(reference)
+            image = find_tagged(self._catalog, destination)
+            options = self._options(progress, credential, stop)
+            with (
+                gc.kept(self._leases, {layer.chain_id for layer in image.layers}),
+                RepositoryClient.of(destination, options, self._connections) as client,
+            ):
+                writer = RepositoryWriter(client.primary, options.upload_chunk)
+                blobs = KnownBlobs(self._datastore)
+                push = ImagePush(writer, destination, self._disks, self._catalog, blobs, progress, self._directory)
+                with stop.interrupting(push.stop.set):
+                    pushed = push.run(image)
+                with held(self._leases, _NAMES):
+                    record(self._images, self._catalog, destination, pushed)
+        return PushResult(str(destination), str(pushed.digest), len(pushed.image.manifest))
+
+    def push_all_tags(
+        self,
+        repository: str,
+        *,
+        credential: Credential | None = None,
+        progress: ProgressSink = ignore,
+        stop: Stop | None = None,
+    ) -> Iterator[PushResult]:
+        """Pushes every tag that the store has of a repository, one after the other, by name.
+
+        Raises:
+            InvalidError: the reference names a tag or digest.
+            NotFoundError: the store has no tag of this repository.
+            Otherwise what `push` raises; what came before stays.
+        """
+        wanted = parse_repository(repository)
+        for tagged in tags_of(self._catalog, wanted) or [wanted]:
+            yield self.push(str(tagged), credential=credential, progress=progress, stop=stop)
 
     def images(self) -> list[Image]:
         """All images, newest first."""

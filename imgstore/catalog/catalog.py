@@ -194,6 +194,20 @@ class Catalog:
             for reference in references:
                 _put_reference(connection, reference)
 
+    def names_with_blob(self, chain_id: str, digest: str, prefix: str, limit: int) -> list[str]:
+        """At most ``limit`` names beginning with ``prefix`` that a registry was asked for, of images that have this blob of the layer."""
+        layers, references = tables.image_layers, tables.references
+        query = (
+            select(references.c.name)
+            .distinct()
+            .join(layers, layers.c.image_id == references.c.image_id)
+            .where(layers.c.chain_id == chain_id, layers.c.digest == digest, references.c.digest.is_not(None))
+            .where(references.c.name.startswith(prefix, autoescape=True))
+            .limit(limit)
+        )
+        with self._transaction() as connection:
+            return list(connection.execute(query).scalars())
+
     def delete_image(self, image_id: str) -> None:
         """Forgets the image and its references; its layers stay."""
         with self._transaction() as connection:

@@ -18,6 +18,7 @@ COMPLETION_VARIABLE = "_IMGSTORE_COMPLETE"
 
 COMMANDS = {
     "pull": ("pull", "pull", "Pull an image into a chain of VMDK snapshot disks."),
+    "push": ("push", "push", "Push an image to a registry."),
     "images": ("images", "images", "List the images of the store."),
     "inspect": ("images", "inspect", "Show all that is known of images, as JSON."),
     "history": ("images", "history", "Show the steps that built an image."),

@@ -21,7 +21,7 @@ from imgstore.ext4.format import format_file_system
 from imgstore.ext4.geometry import Geometry, read_super_block
 from imgstore.ext4.groups import GroupTable
 from imgstore.ext4.journal import journal_blocks
-from imgstore.layout import DISKS, SCRATCH, disk_file, grain_sums_file, image_directory, layer_marker
+from imgstore.layout import DISKS, SCRATCH, blobs_file, disk_file, grain_sums_file, image_directory, layer_marker
 from imgstore.vmdk.grains import HostedHeader, Layout
 from registry_client import registry_table
 from registry_client.options import Options, RegistryOptions
@@ -182,8 +182,17 @@ def test_the_layout_of_a_store() -> None:
         assert f"\n{DISKS}/{disk_file(stem)} " in text
         assert f"\n{DISKS}/{grain_sums_file(stem)} " in text
     assert f"\n{layer_marker('sha256:<chain id>')} " in text
+    assert f"\n{blobs_file('sha256:<chain id>')} " in text
     assert f"\n{image_directory('sha256:<image id>')}/image.json " in text
-    for kind in (markers.StoreMarker, markers.LayerMarker, markers.DiskRecord, markers.ImageMarker, markers.ImageLayer):
+    for kind in (
+        markers.StoreMarker,
+        markers.LayerMarker,
+        markers.DiskRecord,
+        markers.ImageMarker,
+        markers.ImageLayer,
+        markers.BlobsMarker,
+        markers.BlobRecord,
+    ):
         for field in kind.__struct_fields__:
             assert f"`{field}`" in text, f"{kind.__name__}.{field}"
 
