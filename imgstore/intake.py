@@ -105,7 +105,10 @@ class Intake:
                 for layer in wanted:
                     self._catalog.put_layer(layer_row(self._disks.read_marker(layer.chain_id)))
                 before = {name.name: self._catalog.reference(name.name) for name in names}
-                known = self._catalog.image(row.id) is not None and all(before[name.name] == name for name in names)
+                old = self._catalog.image(row.id)
+                if old is not None and image.manifest_document is None:
+                    row = old  # an archive knows less than the registry that it came from before
+                known = old is not None and all(before[name.name] == name for name in names)
                 self._images.commit(row, names)
-        moved = {name: old.image_id for name, old in before.items() if old is not None and old.image_id != row.id}
+        moved = {name: was.image_id for name, was in before.items() if was is not None and was.image_id != row.id}
         return TakenIn(row, changed=brought or not known, moved=moved)

@@ -19,7 +19,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from imgstore.docker_api.errors import status_of
+from imgstore.docker_api.errors import ApiError
+from imgstore.errors import ImgstoreError
 from imgstore.stop import Stop
 
 JOBS_MAX = 16
@@ -119,7 +120,7 @@ class Job:
         error: with which it ended, or None.
     """
 
-    def __init__(self, act: Act, limiter: anyio.CapacityLimiter) -> None:
+    def __init__(self, act: Act, unused: Callable[[], None], limiter: anyio.CapacityLimiter) -> None:
         self.error: Exception | None = None
         self._stop = Stop()
         self._loop = asyncio.get_running_loop()
@@ -128,6 +129,7 @@ class Job:
         self._numbers = itertools.count()
         self._started = False
         self.task = self._loop.create_task(self._run(act, limiter))
+        self.task.add_done_callback(lambda task: None if self._started else unused())
 
     def add(self) -> Listener:
         """One more client, which gets the present state first."""
@@ -158,7 +160,7 @@ class Job:
             await anyio.to_thread.run_sync(start, limiter=limiter, abandon_on_cancel=True)
         except Exception as error:
             self.error = error
-            if status_of(error) == 500 and not self._stop.is_set:
+            if not isinstance(error, (ApiError, ImgstoreError)):
                 _log.error("work failed", exc_info=error)
         finally:
             for listener in self._listeners:
@@ -184,11 +186,15 @@ class Jobs:
         self._wanted: dict[Hashable, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, key: Hashable, act: Act) -> tuple[Job, Listener]:
-        """Listens to the job of this key, or starts it with ``act`` if none runs. Every call is followed by a `leave`."""
+    def join(self, key: Hashable, act: Act, unused: Callable[[], None] = lambda: None) -> tuple[Job, Listener]:
+        """Listens to the job of this key, or starts it with ``act`` if none runs. Every call is followed by a `leave`.
+
+        Args:
+            unused: called if the job ends before ``act`` could begin.
+        """
         job = self._wanted.get(key)
         if job is None or job.task.done():
-            job = self._wanted[key] = Job(act, self._limiter)
+            job = self._wanted[key] = Job(act, unused, self._limiter)
             self._tasks.add(job.task)
             job.task.add_done_callback(functools.partial(self._forget, key, job))
         return job, job.add()

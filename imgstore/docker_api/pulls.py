@@ -9,7 +9,6 @@ import re
 import threading
 
 from starlette.requests import Request
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from imgstore.answers import Image, PullResult, PullStatus
@@ -34,14 +33,9 @@ _OUR_NAMES = re.compile(r"^(tag )?(?P<quote>['\"]).*(?P=quote)…?: (?=invalid|r
 """What stands before Docker's own words in ours."""
 
 
-async def create_image(request: Request) -> ASGIApp:
-    """``POST /images/create``: pulls ``fromImage``."""
-    if name := request.query_params.get("fromImage", ""):
-        return _pull(request, name)
-    raise ApiError(400, "fromImage is missing")
-
-
-def _pull(request: Request, name: str) -> ASGIApp:
+async def pull_image(request: Request) -> ASGIApp:
+    """``POST /images/create?fromImage=``."""
+    name = request.query_params["fromImage"]
     service = service_of(request)
     reference = parse_reference(name.removesuffix(":"), request.query_params.get("tag", ""))
     if reference.familiar_name == _RESERVED:
@@ -169,6 +163,3 @@ def docker_error(error: ImgstoreError, reference: Reference) -> Exception:
             return ApiError(401, f"unauthorized: {said}")
         return ApiError(404, f"pull access denied for {name}, {_NO_LOGIN}: {said}")
     return type(error)(words, hint=error.hint)
-
-
-routes = [Route("/images/create", create_image, methods=["POST"])]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import anyio
-from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from imgstore.docker_api.errors import error_response, message_of, status_of
@@ -26,6 +25,24 @@ _BODY_MAX = 1 << 20
 _MEASURED = frozenset({State.DOWNLOADING, State.CONVERTING, State.COMPRESSING, State.PUSHING})
 
 
+class Pace:
+    """Lets through how far a layer is ten times a second, and always where a state begins or ends."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._told: dict[str, tuple[State | None, float]] = {}
+
+    def allows(self, event: ProgressEvent) -> bool:
+        """Whether to tell this one."""
+        now = time.monotonic()
+        with self._guard:
+            state, when = self._told.get(event.layer, (None, 0.0))
+            if state is event.state and event.current != event.total and now - when < PROGRESS_SECONDS:
+                return False
+            self._told[event.layer] = event.state, now
+            return True
+
+
 class LayerMessages:
     """Tells the progress of layers in Docker's messages: one for each new state, and ten a second that say how far a layer is.
 
@@ -36,7 +53,7 @@ class LayerMessages:
         self._teller = teller
         self._guard = threading.Lock()
         self._states: dict[str, State] = {}
-        self._times: dict[str, float] = {}
+        self._pace = Pace()
         self._downloaded: set[str] = set()
 
     def __call__(self, event: ProgressEvent) -> None:
@@ -61,13 +78,11 @@ class LayerMessages:
         self._states[event.layer] = state
 
     def _tell_progress(self, event: ProgressEvent, state: State) -> None:
-        now = time.monotonic()
         is_new = self._states.get(event.layer) is not state
         if is_new and state is State.CONVERTING and event.layer in self._downloaded:
             self._teller.layer(event.layer, state)
         self._states[event.layer] = state
-        if is_new or event.current == event.total or now - self._times[event.layer] >= PROGRESS_SECONDS:
-            self._times[event.layer] = now
+        if self._pace.allows(event):
             self._teller.layer_progress(event.layer, state, event.current, event.total)
 
 
@@ -79,20 +94,24 @@ class StreamResponse:
 
     Args:
         key: clients with the same key share one job; None: this one has its own.
+        unused: called if the job ends before ``act`` could begin.
         always_ok: the status is 200 even if the error is all there is.
     """
 
-    def __init__(self, jobs: Jobs, act: Act, *, key: Hashable = None, always_ok: bool = False) -> None:
+    def __init__(
+        self, jobs: Jobs, act: Act, *, key: Hashable = None, unused: Callable[[], None] = lambda: None, always_ok: bool = False
+    ) -> None:
         self._jobs = jobs
         self._act = act
+        self._unused = unused
         self._key = self if key is None else key
         self._always_ok = always_ok
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        job, listener = self._jobs.join(self._key, self._act)
+        job, listener = self._jobs.join(self._key, self._act, self._unused)
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_watch, receive, group.cancel_scope)
+                group.start_soon(watch_client, receive, group.cancel_scope)
                 await self._send(job, listener, scope, receive, send)
                 group.cancel_scope.cancel()
         finally:
@@ -121,7 +140,7 @@ class StreamResponse:
 _START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
 
 
-async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:
+async def watch_client(receive: Receive, scope: anyio.CancelScope) -> None:
     """Ends the answer when the client hangs up, or sends a body without end."""
     received = 0
     while received <= _BODY_MAX:
@@ -130,9 +149,3 @@ async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:
             break
         received += len(message.get("body", b""))
     scope.cancel()
-
-
-async def hung_up(request: Request) -> None:
-    """Returns when the client has hung up. To be awaited only when its body was read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
