@@ -17,11 +17,14 @@ from imgstore.disks import Disks, layer_row
 from imgstore.errors import ImgstoreError, NotFoundError
 from imgstore.ext4.check import check_file_system
 from imgstore.images import Images
-from imgstore.markers import DiskRecord
+from imgstore.markers import DiskRecord, LayerMarker
+from imgstore.vmdk.chain import MAX_DEPTH
 from imgstore.vmdk.check import check_disk
 
 _SUMS_LIMIT = 1 << 30
 """Bytes of checksums of one disk; the largest disk has an eighth of it."""
+
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def check_store(
     """Looks at everything and changes nothing.
 
     Args:
-        read_data: read every grain too, and compare it with its checksum.
+        read_data: read every grain too, and compare it with its checksum; make the tar of each layer again, and compare its digest.
     """
     if damage := catalog.damage():
         yield from (Finding("catalog", problem) for problem in damage)
@@ -81,6 +84,7 @@ def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_dat
             yield Finding(path, f"its parent layer {marker.parent} is missing")
         if marker.disk is not None:
             yield from _check_disk(datastore, marker.disk, read_data)
+        yield from _check_recipe(datastore, disks, marker, read_data)
     for chain_id in sorted(rows.keys() - there):
         yield Finding("catalog", f"layer {chain_id} is not on the datastore")
 
@@ -106,6 +110,34 @@ def _check_disk(datastore: Datastore, record: DiskRecord, read_data: bool) -> It
         yield Finding(sums_path, f"its digest is {digest}, its marker says {record.grain_sums_digest}")
     elif read_data:
         yield from _check_grains(datastore, path, sums_path)
+
+
+def _check_recipe(datastore: Datastore, disks: Disks, marker: LayerMarker, read_data: bool) -> Iterator[Finding]:
+    path = f"{layout.DISKS}/{marker.recipe.file}"
+    try:
+        with datastore.open(path) as file:
+            if file.size != marker.recipe.size:
+                yield Finding(path, f"has {file.size} bytes, its marker says {marker.recipe.size}")
+                return
+            digest = hashlib.sha256()
+            for offset in range(0, file.size, _PIECE):
+                digest.update(file.pread(offset, _PIECE))
+        if (found := f"sha256:{digest.hexdigest()}") != marker.recipe.digest:
+            yield Finding(path, f"its digest is {found}, its marker says {marker.recipe.digest}")
+        elif read_data:
+            for _ in disks.read_layer(_chain_ids(disks, marker)):
+                pass
+    except ImgstoreError as error:
+        yield Finding(path, str(error))
+
+
+def _chain_ids(disks: Disks, marker: LayerMarker) -> list[str]:
+    """The layer and all below it, lowest first."""
+    chain_ids = [marker.chain_id]
+    while marker.parent is not None and len(chain_ids) < MAX_DEPTH:
+        marker = disks.read_marker(marker.parent)
+        chain_ids.append(marker.chain_id)
+    return chain_ids[::-1]
 
 
 def _check_grains(datastore: Datastore, path: str, sums_path: str) -> Iterator[Finding]:

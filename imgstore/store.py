@@ -538,7 +538,7 @@ class ImageStore:
         """Looks at catalog, markers, disks, chains and file systems, and changes nothing; no finding means all is well.
 
         Args:
-            read_data: read all data too, and compare them with their checksums.
+            read_data: read all data too, compare them with their checksums, and make the tar of every layer again.
         """
         return check_store(self._datastore, self._catalog, self._disks, self._images, read_data=read_data)
 

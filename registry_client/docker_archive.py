@@ -142,7 +142,9 @@ class DockerArchiveSource:
         if magic.startswith(GZIP_MAGIC) or magic == _ZSTD_MAGIC:
             media_type = media_types.DOCKER_LAYER_ZSTD if magic == _ZSTD_MAGIC else media_types.DOCKER_LAYER_GZIP
             named = _BLOB_NAME.fullmatch(name)
-            digest = Digest(f"{named[1]}:{named[2]}") if named else self._hash(name)
+            digest = Digest(f"{named[1]}:{named[2]}") if named else digest
+            if digest == diff_id:  # not the name of the compressed bytes
+                digest = self._hash(name)
         self._names[digest] = name
         return Descriptor(media_type, digest, size)
 

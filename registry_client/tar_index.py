@@ -121,7 +121,8 @@ class TarIndex:
         if len(block) < BLOCK:
             raise MalformedError(f"{self._what}: ends in the middle of a tar header at byte {offset}")
         expected = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-        if self._number(block[148:156], offset) != expected:
+        stated = block[148:156].strip(b" \0")
+        if stated.strip(b"01234567") or int(stated or b"0", 8) != expected:
             raise MalformedError(f"{self._what}: no tar header at byte {offset} (its checksum is wrong)")
         name = self._text(block[:100].partition(b"\0")[0])
         if block[257:263] == b"ustar\0" and (prefix := block[345:500].partition(b"\0")[0]):

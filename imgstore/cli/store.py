@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--read-data", is_flag=True, help="Also read every disk to its end and compare it with its checksums.")
+@click.option(
+    "--read-data",
+    is_flag=True,
+    help="Also read every disk to its end, compare it with its checksums, and make every layer again.",
+)
 @output.format_option
 @click.pass_context
 def check(context: click.Context, read_data: bool) -> None:

@@ -343,20 +343,22 @@ def _stream_pieces(
 ) -> Iterator[bytes]:
     """Decodes streams, one after the other, with zeros after the last one."""
     data = memoryview(b"")
+    position = 0
     number = 0
     while True:
-        start = cursor.offset - len(data)
         number += 1
-        where = f"{name} stream {number} at byte {start}"
+        where = f"{name} stream {number} at byte {cursor.offset - len(data) + position}"
         decoder = make_decoder()
         feed = _FIRST_FEED
         while not decoder.eof:
             fed = data[:0]
             if decoder.needs_input:
-                data = data or memoryview(cursor.take(_LARGEST_FEED))
+                if position == len(data):
+                    data, position = memoryview(cursor.take(_LARGEST_FEED)), 0
                 if not data:
                     raise CorruptError(f"{where}: the {what} ends in the middle of it")
-                fed, data = data[:feed], data[feed:]
+                fed = data[position : position + feed]
+                position += len(fed)
                 feed = min(2 * feed, _LARGEST_FEED)
             try:
                 piece = decoder.decompress(fed, piece_size)
@@ -368,9 +370,9 @@ def _stream_pieces(
                 raise CorruptError(f"{where}: {error}") from None
             if piece:
                 yield piece
-        data = memoryview(decoder.unused_data + bytes(data))
-        if len(data) < len(magic):
-            data = memoryview(bytes(data) + bytes(cursor.take(_LARGEST_FEED)))
-        if bytes(data[: len(magic)]) != magic:
-            _expect_zeros(cursor, data, f"{name} stream {number}", what)
+        position -= len(decoder.unused_data)
+        if len(data) - position < len(magic):
+            data, position = memoryview(bytes(data[position:]) + bytes(cursor.take(_LARGEST_FEED))), 0
+        if bytes(data[position : position + len(magic)]) != magic:
+            _expect_zeros(cursor, data[position:], f"{name} stream {number}", what)
             return

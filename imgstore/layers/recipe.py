@@ -33,13 +33,10 @@ from imgstore.ondisk import Record, raw, u32, u64
 
 VERSION: Final = 1
 _ALIGNMENT: Final = 4096  # of file contents on a device: the block of ext4
-_LEVEL: Final = 3
+_LEVEL: Final = 1
 
-_ENOUGH: Final = 1 << 20
-"""Literal bytes with which a section is closed."""
-_LONGEST_PIECE: Final = 2 << 20
-MAX_LITERAL: Final = _ENOUGH + _LONGEST_PIECE
-"""Literal bytes of a section: enough, and then one piece, of which nothing is in a file."""
+# With either a section is full. Where one ends follows from the tar alone, not from the pieces in which it came.
+MAX_LITERAL: Final = 1 << 20
 MAX_RUNS: Final = 1 << 15
 _NUMBER: Final = 8
 _COLUMNS: Final = 3
@@ -123,17 +120,13 @@ class RecipeWriter:
 
     def follow(self, pieces: Iterable[Bytes]) -> Iterator[memoryview]:
         """Hands on the tar, whose pieces must not change while the next has not been asked for."""
-        for whole in pieces:
-            view = memoryview(whole)
-            for start in range(0, len(view), _LONGEST_PIECE):
-                piece = self._piece = view[start : start + _LONGEST_PIECE]
-                yield piece
-                end = self._base + len(piece)
-                if self._seen < end:
-                    self._keep(end)
-                self._base = end
-                if len(self._literal) >= _ENOUGH:
-                    self._close_section()
+        for piece in pieces:
+            self._piece = memoryview(piece)
+            yield self._piece
+            end = self._base + len(piece)
+            if self._seen < end:
+                self._keep(end)
+            self._base = end
         self._piece = memoryview(b"")
 
     def announce(self, offset: int, length: int) -> None:
@@ -180,9 +173,14 @@ class RecipeWriter:
 
     def _keep(self, end: int) -> None:
         """Keeps the bytes of the piece up to ``end``, an offset in the tar."""
-        start = self._seen
-        self._literal += self._piece[start - self._base : end - self._base]
-        self._pending += end - start
+        while (room := MAX_LITERAL - len(self._literal)) <= end - self._seen:
+            self._add_literal(self._seen + room)
+            self._close_section()
+        self._add_literal(end)
+
+    def _add_literal(self, end: int) -> None:
+        self._literal += self._piece[self._seen - self._base : end - self._base]
+        self._pending += end - self._seen
         self._seen = end
 
     def _close_section(self) -> None:

@@ -141,6 +141,24 @@ def test_our_own_check_agrees(pulled: Pulled) -> None:
 
 
 @by_image
+def test_each_layer_is_made_again(pulled: Pulled) -> None:
+    """To the byte, whatever wrote it; and what that takes is little."""
+    recipes = tars = 0
+    with ImageStore.open(str(pulled.store)) as store:
+        (image,) = store.images()
+        chain_ids = [layer.chain_id for layer in image.layers]
+        for number, layer in enumerate(pulled.image.layers):
+            with layer.open("rb") as tar:
+                for piece in store._disks.read_layer(chain_ids[: number + 1]):
+                    assert piece == tar.read(len(piece)), layer.name
+                assert tar.read(1) == b""
+            tars += layer.stat().st_size
+            recipes += (pulled.store / "disks" / chain_ids[number].replace("sha256:", "")).with_suffix(".recipe").stat().st_size
+    if pulled.image.name in ("alpine", "debian"):
+        assert recipes <= 0.01 * tars
+
+
+@by_image
 def test_each_layer_is_clean_and_shows_the_tree_it_means(pulled: Pulled, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     model = Model()

@@ -62,9 +62,13 @@ def marker(store: Path, number: int) -> Path:
     return disk(store, number).with_suffix(".json")
 
 
+def recipe(store: Path, number: int) -> Path:
+    return disk(store, number).with_suffix(".recipe")
+
+
 def remove_layer(store: Path, number: int) -> None:
     path = disk(store, number)
-    for suffix in (".vmdk", ".crc32c", ".json"):
+    for suffix in (".vmdk", ".crc32c", ".recipe", ".json"):
         path.with_suffix(suffix).unlink()
 
 
@@ -81,6 +85,8 @@ HEALED_BY_PULL: dict[str, Damage] = {
     "scratch disk missing": lambda store: (store / "disks/scratch.vmdk").unlink(),
     "scratch disk cut": lambda store: cut(store / "disks/scratch.vmdk", 100),
     "top layer missing": lambda store: remove_layer(store, 2),
+    "recipe of the top layer missing": lambda store: recipe(store, 2).unlink(),
+    "recipe of the top layer cut": lambda store: cut(recipe(store, 2), 100),
     "marker of the top layer changed": lambda store: flip(marker(store, 2), 200),
 }
 """``imgstore pull`` alone makes them whole again: it looks at the ends of a chain, and at what it converts on."""
@@ -91,6 +97,8 @@ HEALED_BY_REBUILD: dict[str, Damage] = {
     "magic of a disk": lambda store: flip(disk(store, 0), 0),
     "version of a disk": lambda store: flip(disk(store, 0), 4),
     "lowest layer missing": lambda store: remove_layer(store, 0),
+    "recipe missing": lambda store: recipe(store, 1).unlink(),
+    "recipe longer": lambda store: cut(recipe(store, 0), 100_000),
     "marker of a layer changed": lambda store: flip(marker(store, 1), 200),
     "marker of a layer empty": lambda store: cut(marker(store, 1), 0),
     "marker of a layer missing": lambda store: marker(store, 0).unlink(),
@@ -109,6 +117,7 @@ HEALED_BY_REMOVAL: dict[str, Damage] = {
     "data of a disk": lambda store: flip(disk(store, 1), -30_000),
     "checksums of a disk": lambda store: flip(disk(store, 1).with_suffix(".crc32c"), 0),
     "checksums missing": lambda store: disk(store, 1).with_suffix(".crc32c").unlink(),
+    "bytes of a recipe": lambda store: flip(recipe(store, 1), 50),
     "grain table of a disk": lambda store: flip(disk(store, 1), first_entry(disk(store, 1))),
 }
 """Only ``imgstore check --read-data`` reads so far; ``imgstore rm`` and ``imgstore pull`` make it anew."""

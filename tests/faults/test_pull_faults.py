@@ -25,26 +25,26 @@ DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 
 # Of one thread in an undisturbed pull of the three layers, less what depends on its luck: (calls, how many of them are tried).
 CALLS = {
-    "pwrite64": (90, 9),
+    "pwrite64": (99, 9),
     "fsync": (18, 8),
     "fdatasync": (6, 3),
-    "renameat": (8, 8),
+    "renameat": (11, 8),
     "unlink": (9, 4),
-    "unlinkat": (10, 5),
+    "unlinkat": (13, 5),
     "mkdirat": (8, 3),
     "ftruncate": (3, 3),
-    "fchmod": (5, 3),
+    "fchmod": (8, 3),
 }
 ERRORS = [
-    ("pwrite64", "ENOSPC", 110, 7),
-    ("pwrite64", "EIO", 110, 3),
+    ("pwrite64", "ENOSPC", 120, 7),
+    ("pwrite64", "EIO", 120, 3),
     ("fsync", "EIO", 21, 6),
     ("fdatasync", "EIO", 12, 2),
-    ("renameat", "EIO", 8, 5),
+    ("renameat", "EIO", 11, 5),
     ("mkdirat", "ENOSPC", 8, 3),
     ("ftruncate", "ENOSPC", 4, 2),
     ("unlink", "EIO", 9, 3),
-    ("unlinkat", "EIO", 12, 3),
+    ("unlinkat", "EIO", 15, 3),
 ]
 
 
@@ -151,7 +151,7 @@ def state(store: Path) -> tuple[list[tuple[str, tuple[str, ...]]], int]:
 
 
 COMMANDS = {
-    "rm": (["rm", "three-layers"], {"unlink": 6, "unlinkat": 12, "renameat": 1, "fsync": 12, "fdatasync": 3}),
+    "rm": (["rm", "three-layers"], {"unlink": 6, "unlinkat": 15, "renameat": 1, "fsync": 15, "fdatasync": 3}),
     "tag": (["tag", "three-layers", "other:1"], {"pwrite64": 4, "unlink": 2, "renameat": 1, "fsync": 2}),
 }
 

@@ -21,7 +21,8 @@ from imgstore.ext4.format import format_file_system
 from imgstore.ext4.geometry import Geometry, read_super_block
 from imgstore.ext4.groups import GroupTable
 from imgstore.ext4.journal import journal_blocks
-from imgstore.layout import DISKS, SCRATCH, blobs_file, disk_file, grain_sums_file, image_directory, layer_marker
+from imgstore.layers import recipe
+from imgstore.layout import DISKS, SCRATCH, blobs_file, disk_file, grain_sums_file, image_directory, layer_marker, recipe_file
 from imgstore.vmdk.grains import HostedHeader, Layout
 from registry_client import registry_table
 from registry_client.options import Options, RegistryOptions
@@ -184,15 +185,9 @@ def test_the_layout_of_a_store() -> None:
     assert f"\n{layer_marker('sha256:<chain id>')} " in text
     assert f"\n{blobs_file('sha256:<chain id>')} " in text
     assert f"\n{image_directory('sha256:<image id>')}/image.json " in text
-    for kind in (
-        markers.StoreMarker,
-        markers.LayerMarker,
-        markers.DiskRecord,
-        markers.ImageMarker,
-        markers.ImageLayer,
-        markers.BlobsMarker,
-        markers.BlobRecord,
-    ):
+    assert f"\n{DISKS}/{recipe_file('<chain id>')} " in text
+    kinds = (markers.StoreMarker, markers.LayerMarker, markers.DiskRecord, markers.RecipeRecord, markers.ImageMarker)
+    for kind in (*kinds, markers.ImageLayer, markers.BlobsMarker, markers.BlobRecord):
         for field in kind.__struct_fields__:
             assert f"`{field}`" in text, f"{kind.__name__}.{field}"
 
@@ -214,6 +209,19 @@ def test_the_geometry_of_a_vmdk() -> None:
         assert re.search(rf"^\| {HostedHeader.offset_of(field)} \| \d+ \| {field.replace('_', ' ')} \|", text, re.MULTILINE), (
             field
         )
+
+
+def test_the_form_of_a_recipe() -> None:
+    text = (REFERENCE / "disk-format.md").read_text().partition("## The recipe")[2]
+    shown = [
+        (int(offset), int(size), name) for offset, size, name in re.findall(r"^\| (\d+) \| (\d+) \| (\w+) \|", text, re.MULTILINE)
+    ]
+    assert shown == [
+        (field.offset, field.size, name)
+        for kind in (recipe.RecipeHeader, recipe.SectionHeader, recipe.RecipeEnd)
+        for name, field in kind._fields.items()
+    ]
+    assert f"at most {recipe.MAX_LITERAL:,} literal bytes and {recipe.MAX_RUNS:,} runs" in text
 
 
 def test_the_geometry_of_a_file_system() -> None:
