@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from imgstore.images import Removal
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.rebuild import RebuildReport
+    from imgstore.stop import Stop
     from imgstore.store import ImageStore
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "RebuildReport",
     "Removal",
     "State",
+    "Stop",
     "StoreInfo",
     "UnavailableError",
     "UnsupportedError",
@@ -100,6 +102,7 @@ _ELSEWHERE = {
     "RebuildReport": "rebuild",
     "Removal": "images",
     "State": "progress",
+    "Stop": "stop",
     "StoreInfo": "answers",
     "Usage": "answers",
 }

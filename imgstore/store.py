@@ -170,11 +170,6 @@ class ImageStore:
         self._catalog.close()
         self._datastore.close()
 
-    @property
-    def directory(self) -> Path | None:
-        """Where the store lies on this machine, and where what it is given may wait; None for one in memory."""
-        return self._directory
-
     def __enter__(self) -> Self:
         return self
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
+from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -69,9 +70,9 @@ class _TarResponse:
         while piece is not None:
             await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
             piece = await self._next()
-        await send({"type": "http.response.body", "body": b""})
         for image in await self._service.work(self._images):
             self._service.publish("image", "save", image.id, {**labels_of(image), "name": image.id})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _next(self) -> Bytes | None:
         """The next piece. Not to be abandoned: a generator that is running cannot be closed."""
@@ -91,7 +92,7 @@ async def load_images(request: Request) -> ASGIApp:
     service = service_of(request)
     platform = _platform(request)
     quiet = flag(request, "quiet", default=True)
-    archive = await spool_body(request, service.store.directory)
+    archive = await _spool(request, service)
 
     def act(teller: Teller, stop: Stop) -> None:
         messages = _LoadMessages(teller, quiet=quiet)
@@ -142,7 +143,7 @@ async def import_image(request: Request) -> ASGIApp:
     platform = parse_platform(query.get("platform", ""))
     changes = query.getlist("changes")
     apply_changes({}, changes)  # before the client sends all of its body
-    body = await spool_body(request, service.store.directory)
+    body = await _spool(request, service)
 
     def act(teller: Teller, stop: Stop) -> None:
         with body:
@@ -155,6 +156,11 @@ async def import_image(request: Request) -> ASGIApp:
         teller.status(image.id)
 
     return StreamResponse(service.jobs, act, unused=body.close)
+
+
+async def _spool(request: Request, service: Service) -> BinaryIO:
+    info = await service.work(service.store.info)
+    return await spool_body(request, info.directory)
 
 
 def _name(repository: str, tag: str) -> str | None:
