@@ -186,6 +186,10 @@ class Jobs:
         self._wanted: dict[Hashable, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def __len__(self) -> int:
+        """How many jobs somebody waits for."""
+        return len(self._wanted)
+
     def join(self, key: Hashable, act: Act, unused: Callable[[], None] = lambda: None) -> tuple[Job, Listener]:
         """Listens to the job of this key, or starts it with ``act`` if none runs. Every call is followed by a `leave`.
 

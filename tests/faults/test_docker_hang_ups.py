@@ -133,8 +133,8 @@ class TestPull:
             first = send(api, "POST", path)
             read_until(first, b"Downloading", b"Converting")
             second = pool.submit(api.post, path)
-            wait_until(lambda: len(api.service.jobs._wanted) == 1)  # type: ignore[union-attr]
             time.sleep(0.2)  # the second has come, too
+            assert running_jobs(api) == 1
             first.close()
             time.sleep(0.2)
             event.set()
@@ -230,13 +230,22 @@ class TestManyClients:
         for tag in tags:
             image = registry.add_image("many", tag, LAYERS, config={"author": tag})
         threads = threads_of_ours()
+        event = hold(registry, image, 0)
         with ThreadPoolExecutor(len(tags)) as pool:
-            answers = list(pool.map(lambda tag: api.post(f"/images/create?fromImage={registry.host}/many&tag={tag}"), tags))
+            clients = [pool.submit(api.post, f"/images/create?fromImage={registry.host}/many&tag={tag}") for tag in tags]
+            wait_until(lambda: running_jobs(api) == len(tags), "jobs")
+            event.set()
+            answers = [client.result(60) for client in clients]
         assert all(answer.lines[-1]["status"].startswith("Status: Downloaded") for answer in answers)
         assert any({"status": "Waiting"} in answer.lines for answer in answers)
         assert [len(registry.paths(f"/blobs/{digest}")) for digest in image.layer_digests] == [1, 1, 1]
         wait_until(lambda: threads_of_ours() <= threads + JOBS_MAX + 8, "threads")
         assert_nothing_left(store, images=len(tags))
+
+
+def running_jobs(api: Endpoint) -> int:
+    assert api.service is not None
+    return len(api.service.jobs)
 
 
 def threads_of_ours() -> int:
