@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from registry_client.options import Options
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -159,6 +161,7 @@ class StoreInfo:
         shared_layers: how many of these several images have.
         capacity: bytes of each disk as a guest sees it.
         space, free_space: bytes of the datastore, or None if nobody knows.
+        registries: how registries are reached.
     """
 
     id: str
@@ -169,3 +172,4 @@ class StoreInfo:
     capacity: int
     space: int | None
     free_space: int | None
+    registries: Options

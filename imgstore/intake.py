@@ -112,3 +112,8 @@ class Intake:
                 self._images.commit(row, names)
         moved = {name: was.image_id for name, was in before.items() if was is not None and was.image_id != row.id}
         return TakenIn(row, changed=brought or not known, moved=moved)
+
+    def collect(self) -> None:
+        """Removes the layers that no image has: those of an image that failed, which nobody will ask for again."""
+        with held(self._leases, NAMES):
+            gc.collect(self._disks, self._catalog, self._leases)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from imgstore.catalog.catalog import ImageRow
+from imgstore.errors import ImgstoreError
 from imgstore.images import familiar, names_of
 from imgstore.inputs import open_input
 from imgstore.intake import Intake
@@ -16,7 +17,7 @@ from imgstore.progress import ProgressEvent, ProgressSink
 from imgstore.registries import translate, translated
 from imgstore.stop import Stop
 from registry_client.archive import ArchiveSource, open_archive
-from registry_client.errors import NoMatchingPlatformError
+from registry_client.errors import NoMatchingPlatformError, RegistryError
 from registry_client.files import ArchiveFiles
 from registry_client.platform import Platform
 
@@ -47,7 +48,7 @@ def load_images(
 
     Raises:
         NotFoundError: no archive of images, or a file in it is missing, or there is nothing for the platform.
-        ImgstoreError: the first image that failed; those before it stay.
+        ImgstoreError: the first image that failed; those before it stay, and nothing of it.
     """
     with contextlib.ExitStack() as stack, translated():
         file = stack.enter_context(open_input(archive, name, directory))
@@ -63,6 +64,10 @@ def load_images(
                     raise
                 others.append(error)
                 continue
+            except (ImgstoreError, RegistryError):
+                with contextlib.suppress(ImgstoreError):
+                    intake.collect()
+                raise
             found = True
             yield loaded
         if others and not found:

@@ -138,7 +138,7 @@ class LayerPull:
                 self._stop.check()
                 chain = self._bring(downloads[0], chain, commits)
                 chains.callback(chain.close)
-                downloads.popleft()
+                downloads.popleft().drop_spool()
 
     def _count_existing(self, layers: Sequence[WantedLayer]) -> int:
         """How many layers from the lowest up are whole; one that is damaged is converted again, and with it all above are looked at."""
@@ -241,6 +241,10 @@ class _Download:
         """Why the blob made no sense: receives the rest of it, since one that was damaged on its way is to be called that."""
         outcome = self._spool.outcome()
         return outcome if isinstance(outcome, CorruptError) else error
+
+    def drop_spool(self) -> None:
+        """Frees what held the layer on its way, once it is converted."""
+        self._spool.close()
 
     def release(self) -> None:
         """Lets others have the layer."""

@@ -333,8 +333,12 @@ def _layers_of(image: ImageRow, manifest: Manifest | None) -> list[_Layer]:
 
 
 def _from(pieces: Iterator[Bytes], offset: int) -> Iterator[bytes]:
-    """The pieces without their first ``offset`` bytes."""
+    """The pieces without their first ``offset`` bytes; the last one comes only when there is no error behind it."""
+    held = b""
     for piece in pieces:
-        if offset < len(piece):
-            yield bytes(memoryview(piece)[offset:])
+        if held:
+            yield held
+        held = bytes(memoryview(piece)[offset:])
         offset = max(0, offset - len(piece))
+    if held:
+        yield held

@@ -577,12 +577,8 @@ class ImageStore:
             capacity=self._disks.capacity,
             space=None if space is None else space.total,
             free_space=None if space is None else space.free,
+            registries=self._registries,
         )
-
-    @property
-    def registries(self) -> Options:
-        """How registries are reached, as `open` was told."""
-        return self._registries
 
     def check_login(self, registry: str, credential: Credential) -> Credential:
         """Asks a registry whether it takes a credential. Nothing is kept here.

@@ -110,7 +110,8 @@ class ArchiveFiles:
         """Opens the archive and reads its headers.
 
         Args:
-            file: the archive, if it is open already: a regular file, read from its first byte on, which its owner may close at once.
+            file: the archive, if it is open already: a regular file that is not compressed, read from its first byte on, which its
+                owner may close at once.
                 The path is then no more than what it is called.
 
         Raises:
@@ -127,7 +128,7 @@ class ArchiveFiles:
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise InvalidError(f"{path}: not a regular file")
-            start = os.pread(self._fd, 8, 0)
+            start = b"" if file else os.pread(self._fd, 8, 0)
             for magic, name in _OTHER_COMPRESSIONS.items():
                 if start.startswith(magic):
                     raise UnsupportedError(f"{path}: is compressed with {name}; decompress it first")

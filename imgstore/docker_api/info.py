@@ -67,7 +67,7 @@ def describe_service(service: Service) -> dict[str, Any]:
         "NCPU": os.cpu_count() or 1,
         "MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "IndexServerAddress": INDEX_SERVER,
-        "RegistryConfig": _describe_registries(service.store.registries),
+        "RegistryConfig": _describe_registries(store.registries),
         "GenericResources": [],
         "DockerRootDir": str(store.directory or ""),
         "HttpProxy": "",

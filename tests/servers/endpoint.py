@@ -6,12 +6,13 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from imgstore.docker_api.server import Listener, Server
 from imgstore.docker_api.service import Service
 from imgstore.store import ImageStore
 from tests import tools
+from tests.command_line import CommandLine
 
 _START_TIME_MAX = 10.0
 
@@ -174,3 +176,76 @@ def endpoint(store: ImageStore) -> Iterator[Endpoint]:
         finally:
             server.stop()
             thread.join()
+
+
+@dataclass
+class Serving:
+    """``imgstore serve`` as a process.
+
+    Attributes:
+        addresses: where it says that it listens.
+        lines: all that it said on standard error, so far.
+    """
+
+    process: subprocess.Popen[str]
+    addresses: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def end(self, number: int = signal.SIGTERM, *, within: float = 30.0) -> str:
+        """Sends a signal, which must end it well; returns what it had said."""
+        self.process.send_signal(number)
+        assert self.wait(within=within) == 0, self.said
+        return self.said
+
+    def wait(self, *, within: float = 30.0) -> int:
+        """Waits for the end, and returns the exit code."""
+        _, rest = self.process.communicate(timeout=within)
+        self.lines += rest.splitlines(keepends=True)
+        return self.process.returncode
+
+    @property
+    def said(self) -> str:
+        return "".join(self.lines)
+
+    def _read_start(self, listeners: int) -> None:
+        assert self.process.stderr is not None
+        while len(self.addresses) < listeners:
+            line = self.process.stderr.readline()
+            assert line, f"the service ended: {self.said}"
+            self.lines.append(line)
+            if line.startswith("API listen on "):
+                self.addresses.append(line.removeprefix("API listen on ").strip())
+
+
+@contextlib.contextmanager
+def serving(
+    store: Path,
+    *words: str | Path,
+    listeners: int = 1,
+    settings: Mapping[str, str] | None = None,
+    wrapper: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+) -> Iterator[Serving]:
+    """Runs ``imgstore serve`` with these options until the end of the block; then it is killed, if it still runs.
+
+    Args:
+        listeners: how many addresses it must name before the block begins.
+        settings: more of its environment.
+        wrapper: words before the command line.
+    """
+    command_line = CommandLine(store)
+    with subprocess.Popen(
+        [*wrapper, *command_line.words("serve", *words)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**command_line.environment, **(settings or {})},
+        pass_fds=pass_fds,
+    ) as process:
+        served = Serving(process)
+        try:
+            served._read_start(listeners)
+            yield served
+        finally:
+            process.kill()

@@ -186,8 +186,16 @@ def test_the_layout_of_a_store() -> None:
     assert f"\n{blobs_file('sha256:<chain id>')} " in text
     assert f"\n{image_directory('sha256:<image id>')}/image.json " in text
     assert f"\n{DISKS}/{recipe_file('<chain id>')} " in text
-    kinds = (markers.StoreMarker, markers.LayerMarker, markers.DiskRecord, markers.RecipeRecord, markers.ImageMarker)
-    for kind in (*kinds, markers.ImageLayer, markers.BlobsMarker, markers.BlobRecord):
+    for kind in (
+        markers.StoreMarker,
+        markers.LayerMarker,
+        markers.DiskRecord,
+        markers.RecipeRecord,
+        markers.ImageMarker,
+        markers.ImageLayer,
+        markers.BlobsMarker,
+        markers.BlobRecord,
+    ):
         for field in kind.__struct_fields__:
             assert f"`{field}`" in text, f"{kind.__name__}.{field}"
 
