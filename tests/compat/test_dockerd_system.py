@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgstore.store import ImageStore
-from tests.servers.dockerd import dockerd
+from tests.servers.dockerd import docker_daemon
 from tests.servers.endpoint import Endpoint, endpoint
 
 COMMANDS = [
@@ -57,9 +57,10 @@ PATHS = [
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[str, Endpoint]]:
-    with dockerd() as theirs, ImageStore.open("mem://") as store, endpoint(store) as ours:
-        yield theirs, ours
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Endpoint]]:
+    directory = tmp_path_factory.mktemp("dockerd")
+    with docker_daemon(directory) as theirs, ImageStore.open("mem://") as store, endpoint(store) as ours:
+        yield theirs.host, ours
 
 
 @pytest.mark.parametrize("command", COMMANDS)
