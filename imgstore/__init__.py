@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         PullResult,
         PullStatus,
         PushResult,
+        RemoteImage,
         Removal,
         StoreInfo,
         Usage,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from imgstore.ext4.reader import FileStatus
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.rebuild import RebuildReport
+    from imgstore.stop import Stop
     from imgstore.store import ImageStore
 
 __all__ = [
@@ -76,8 +78,10 @@ __all__ = [
     "PullStatus",
     "PushResult",
     "RebuildReport",
+    "RemoteImage",
     "Removal",
     "State",
+    "Stop",
     "StoreInfo",
     "UnavailableError",
     "UnsupportedError",
@@ -101,8 +105,10 @@ _ELSEWHERE = {
     "PullStatus": "answers",
     "PushResult": "answers",
     "RebuildReport": "rebuild",
+    "RemoteImage": "answers",
     "Removal": "answers",
     "State": "progress",
+    "Stop": "stop",
     "StoreInfo": "answers",
     "Usage": "answers",
 }

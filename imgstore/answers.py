@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from registry_client.options import Options
+from registry_client.platform import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,16 @@ class PruneReport:
 
     removals: tuple[Removal, ...]
     reclaimed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """What a registry has under a name: a manifest or an index, its size in bytes, and the platforms that it is for."""
+
+    media_type: str
+    digest: str
+    size: int
+    platforms: tuple[Platform, ...]
 
 
 class PullStatus(enum.Enum):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, Table, create_engine, delete, event, func, insert, select
+from sqlalchemy import Connection, Engine, Select, Table, create_engine, delete, event, exists, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import StaticPool
@@ -174,10 +174,20 @@ class Catalog:
         with self._transaction() as connection:
             connection.execute(delete(tables.layers).where(tables.layers.c.chain_id == chain_id))
 
-    def unused_layers(self) -> list[LayerRow]:
-        """Layers that no image has."""
-        used = select(tables.image_layers.c.chain_id)
-        return self._layers(select(tables.layers).where(tables.layers.c.chain_id.not_in(used)))
+    def unused_layers(self) -> list[str]:
+        """Chain ids of the layers that no image has, and no layer stands on."""
+        layers, children, users = tables.layers, tables.layers.alias(), tables.image_layers
+        is_used = exists().where(users.c.chain_id == layers.c.chain_id)
+        is_parent = exists().where(children.c.parent == layers.c.chain_id)
+        with self._transaction() as connection:
+            query = select(layers.c.chain_id).where(~is_used, ~is_parent).order_by(layers.c.chain_id)
+            return list(connection.execute(query).scalars())
+
+    def is_used(self, chain_id: str) -> bool:
+        """Whether an image has the layer."""
+        with self._transaction() as connection:
+            query = select(tables.image_layers.c.chain_id).where(tables.image_layers.c.chain_id == chain_id).limit(1)
+            return connection.execute(query).first() is not None
 
     def contents(self) -> Contents:
         """Everything, as it was at one moment; those who write do not wait for it."""

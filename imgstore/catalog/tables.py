@@ -18,6 +18,7 @@ layers = Table(
     Column("disk", String, nullable=True),  # path on the datastore; NULL: the layer changes nothing
     Column("disk_size", Integer, nullable=False),
     Column("size", Integer, nullable=False),
+    Index("layers_by_parent", "parent"),
 )
 
 images = Table(
