@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -262,20 +262,48 @@ def test_a_child_written_by_the_kernel_leaves_the_chain_as_it_is(pulled: Pulled,
 
 
 @by_image
-def test_a_store_that_pulls_what_another_pushed_has_the_same_bytes(
+def test_what_is_saved_loaded_pushed_and_pulled_again_has_the_same_bytes(
     pulled: Pulled, second_registry: DockerRegistry, tmp_path: Path
 ) -> None:
-    name = f"{second_registry.host}/{pulled.image.repository}"
-    with ImageStore.open(str(pulled.store)) as store:
+    archive, name = tmp_path / "saved.tar", f"{second_registry.host}/{pulled.image.repository}"
+    with ImageStore.open(str(pulled.store)) as store, archive.open("wb") as out:
         store.tag(pulled.reference, name)
+        original = store.image(name)
+        out.writelines(store.save([name]))
+    assert_archive_has_layers(archive, pulled.image.layers, [layer.diff_id for layer in original.layers])
+    with ImageStore.create(str(tmp_path / "loaded"), disk_size=SIZES[pulled.image.name]) as store:
+        (loaded,) = store.load(archive)
+        assert (loaded.image.id, loaded.references) == (original.id, (name,))
+        assert disks_of(tmp_path / "loaded") == disks_of(pulled.store)
+        archive.unlink()
         store.push(name)
-        image_id = store.image(name).id
-    again = pull(pulled.image, name, tmp_path / "store")
+    shutil.rmtree(tmp_path / "loaded")
+    again = pull(pulled.image, name, tmp_path / "again")
     with ImageStore.open(str(again.store)) as store:
-        assert store.image(name).id == image_id
-    assert [disk.relative_to(pulled.store) for disk in pulled.disks] == [disk.relative_to(again.store) for disk in again.disks]
-    assert [digest(disk) for disk in pulled.disks] == [digest(disk) for disk in again.disks]
+        image = store.image(name)
+        assert (image.id, [layer.diff_id for layer in image.layers]) == (
+            original.id,
+            [layer.diff_id for layer in original.layers],
+        )
+    assert disks_of(again.store) == disks_of(pulled.store)
     shutil.rmtree(again.store)
+
+
+def assert_archive_has_layers(archive: Path, layers: Sequence[Path], diff_ids: Sequence[str]) -> None:
+    """Compares the layers of an archive with the tars that the registry's blobs were made of."""
+    with tarfile.open(archive, "r:") as tar:
+        for layer, diff_id in zip(layers, diff_ids, strict=True):
+            saved = tar.extractfile(f"blobs/sha256/{diff_id.removeprefix('sha256:')}")
+            assert saved is not None
+            with saved, layer.open("rb") as original:
+                while piece := original.read(1 << 20):
+                    assert piece == saved.read(len(piece)), layer.name
+                assert saved.read(1) == b"", layer.name
+
+
+def disks_of(store: Path) -> dict[str, tuple[int, str]]:
+    """Size and content of all disks of a store, and of what lies beside them."""
+    return {path.name: digest(path) for path in sorted((store / "disks").iterdir())}
 
 
 @by_image
