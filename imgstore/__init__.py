@@ -22,9 +22,12 @@ if TYPE_CHECKING:
         ImageUsage,
         Layer,
         LoadedImage,
+        PruneReport,
         PullResult,
         PullStatus,
         PushResult,
+        RemoteImage,
+        Removal,
         StoreInfo,
         Usage,
     )
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from imgstore.ext4.reader import FileStatus
-    from imgstore.images import Removal
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.rebuild import RebuildReport
     from imgstore.stop import Stop
@@ -71,10 +73,12 @@ __all__ = [
     "PartialError",
     "ProgressEvent",
     "ProgressSink",
+    "PruneReport",
     "PullResult",
     "PullStatus",
     "PushResult",
     "RebuildReport",
+    "RemoteImage",
     "Removal",
     "State",
     "Stop",
@@ -96,11 +100,13 @@ _ELSEWHERE = {
     "LoadedImage": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
+    "PruneReport": "answers",
     "PullResult": "answers",
     "PullStatus": "answers",
     "PushResult": "answers",
     "RebuildReport": "rebuild",
-    "Removal": "images",
+    "RemoteImage": "answers",
+    "Removal": "answers",
     "State": "progress",
     "Stop": "stop",
     "StoreInfo": "answers",

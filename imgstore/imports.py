@@ -91,6 +91,8 @@ def import_image(
 class _TarSource:
     """A BlobSource whose only blob is a plain file."""
 
+    local = True
+
     def __init__(self, file: BinaryIO) -> None:
         self._fd = file.fileno()
 

@@ -94,25 +94,28 @@ class ImageLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     media_type: str
 
 
-class ImageMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ImageMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``image.json``: an image is committed. Its config and manifest lie beside it, as the registry sent them.
 
     Attributes:
         id: digest of ``config.json``.
         manifest_digest: digest of ``manifest.json``; None where the source has no manifest (a docker-archive).
+        parent: id of the image that it was made from here; not written where it came as it is.
     """
 
     id: str
     manifest_digest: str | None
     layers: tuple[ImageLayer, ...]
+    parent: str | None = None
 
 
-class ReferenceMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReferenceMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``references/<sha256 of the name>.json``: a name of an image; see ``catalog.ReferenceRow``."""
 
     name: str
     image_id: str
     digest: str | None
+    tagged: str | None = None
 
 
 class BlobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

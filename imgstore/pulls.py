@@ -50,6 +50,8 @@ _NOTE_SECONDS = 0.2
 class BlobSource(Protocol):
     """Where the blobs of an image come from: any ImageSource is one."""
 
+    local: bool
+
     def open_blob(self, descriptor: Descriptor) -> BlobStream:
         """See ImageSource."""
 
@@ -128,7 +130,7 @@ class LayerPull:
             workers = ThreadPoolExecutor(CONCURRENT_DOWNLOADS, thread_name_prefix="imgstore-download")
             # A download that waits for the first byte of an answer cannot be interrupted. Stopped, it holds nothing, and ends by itself.
             stack.callback(lambda: workers.shutdown(wait=not self._stop.is_set))
-            spools = Spools(self._spool_directory)
+            spools = Spools(self._spool_directory, spill=not self._source.local)
             downloads = deque(_Download(layer, self._source, self._leases, self._progress, spools) for layer in layers[existing:])
             stack.callback(_cancel, downloads)
             stack.enter_context(self._stop.interrupting(functools.partial(_interrupt, tuple(downloads))))

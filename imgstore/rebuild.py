@@ -28,8 +28,8 @@ class RebuildReport:
 def rebuild(catalog: Catalog, disks: Disks, images: Images) -> RebuildReport:
     """Puts into the catalog exactly what lies whole on the datastore.
 
-    A layer counts as whole when its marker is, its disk has the length that the marker says, and so for all layers below it; an
-    image when all its layers do. One that is not never hides the others. Nothing on the datastore is changed.
+    A layer counts as whole when its marker is, its disk and its recipe have the length that the marker says, and so for all layers
+    below it; an image when all its layers do. One that is not never hides the others. Nothing on the datastore is changed.
 
     Raises:
         UnsupportedError: a newer imgstore wrote a part of it.
@@ -58,7 +58,7 @@ def _whole_layers(disks: Disks, left_out: list[str]) -> dict[str, LayerRow]:
     for chain_id in disks.chain_ids():
         marker = disks.find(chain_id)
         if marker is None:
-            left_out.append(f"layer {chain_id}: its marker is missing or damaged, or its disk has another length")
+            left_out.append(f"layer {chain_id}: its marker is missing or damaged, or its disk or its recipe has another length")
         else:
             found[chain_id] = layer_row(marker)
     whole = dict(found)

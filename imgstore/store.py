@@ -13,8 +13,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,18 +23,19 @@ from imgstore import gc, layout, markers
 from imgstore.answers import (
     HistoryItem,
     Image,
-    ImageUsage,
-    Layer,
     LoadedImage,
+    PruneReport,
     PullResult,
     PullStatus,
     PushResult,
+    RemoteImage,
+    Removal,
     StoreInfo,
     Usage,
 )
 from imgstore.blobs import KnownBlobs
 from imgstore.blocks import Bytes
-from imgstore.catalog.catalog import Catalog, ImageRow, LayerRow
+from imgstore.catalog.catalog import Catalog
 from imgstore.changes import FileType
 from imgstore.check import Finding, check_store
 from imgstore.config import DEFAULT_DISK_SIZE
@@ -43,14 +43,17 @@ from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
 from imgstore.disks import Disks
-from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InvalidError, NotFoundError
+from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError
 from imgstore.ext4.reader import FileStatus, FileSystem
-from imgstore.images import Images, Removal, familiar, names_of
+from imgstore.image_filters import Filters, parse_list_filters, parse_prune_filters
+from imgstore.images import Images, names_of, parse_reference
 from imgstore.imports import ImportOptions, import_image
+from imgstore.inquiries import describe_remote, parse_search_filters
 from imgstore.intake import NAMES as _NAMES
 from imgstore.intake import Intake
 from imgstore.layers.tar_writer import write_tar
 from imgstore.leases import FileLeases, Leases, MemoryLeases, held
+from imgstore.listing import Listing, removal_of
 from imgstore.loads import load_images
 from imgstore.location import CATALOG, LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State, ignore
@@ -67,9 +70,13 @@ from registry_client.image_config import ImageConfig, parse_image_config
 from registry_client.login import check_login
 from registry_client.options import Options
 from registry_client.platform import Platform, choose
+from registry_client.search import LIMIT_DEFAULT, FoundRepository, search, split_term
 from registry_client.server import Connections
 from registry_client.source import ImageSource, open_source
 from registry_client.writer import RepositoryWriter
+
+_PRUNE = "prune"
+"""Lease of the only prune."""
 
 
 class ImageStore:
@@ -94,6 +101,7 @@ class ImageStore:
         self._id = marker.id
         self._disks = Disks(datastore, leases, marker.disk_size)
         self._images = Images(datastore, catalog)
+        self._listing = Listing(datastore, catalog)
         self._intake = Intake(self._disks, self._images, catalog, leases, directory, self._tidy)
         self._registries = registries
         self._connections = Connections(registries)
@@ -163,6 +171,11 @@ class ImageStore:
                 datastore.sweep()
             undo.pop_all()
         return store
+
+    @property
+    def location(self) -> str:
+        """Where the store is: its directory, absolute, or ``mem://``."""
+        return "mem://" if self._directory is None else str(self._directory)
 
     def close(self) -> None:
         """Gives everything back. The store is unusable afterwards; a second call does nothing."""
@@ -313,7 +326,7 @@ class ImageStore:
             name = str(archive)
         with self._mended():
             for loaded in load_images(archive, name, wanted, self._intake, self._directory, progress, stop or Stop()):
-                yield LoadedImage(self._image(loaded.image), loaded.references)
+                yield LoadedImage(self._listing.image(loaded.image), loaded.references)
 
     def import_image(
         self,
@@ -354,7 +367,7 @@ class ImageStore:
         if isinstance(body, Path):
             name = str(body)
         with self._mended(), translated():
-            return self._image(import_image(body, name, options, self._intake, self._directory, progress, stop or Stop()))
+            return self._listing.image(import_image(body, name, options, self._intake, self._directory, progress, stop or Stop()))
 
     def push(
         self,
@@ -423,11 +436,24 @@ class ImageStore:
         for tagged in tags_of(self._catalog, wanted) or [wanted]:
             yield self.push(str(tagged), credential=credential, progress=progress, stop=stop)
 
-    def images(self) -> list[Image]:
-        """All images, newest first."""
-        layers = {row.chain_id: row for row in self._catalog.layers()}
-        images = [self._image(row, layers) for row in self._catalog.images()]
-        return sorted(images, key=lambda image: (image.created is not None and image.created.timestamp(), image.id), reverse=True)
+    def images(self, filters: Filters | None = None, *, intermediate: bool = True) -> list[Image]:
+        """The images, newest first, as they were at one moment.
+
+        Args:
+            filters: as docker has them: ``dangling``, ``label``, ``before``, ``since``, ``reference``, ``until``; name to values. With
+                ``reference``, of an image those names are given that match.
+            intermediate: also those without a name that others were made from.
+
+        Raises:
+            InvalidError: an unknown filter, or a value that makes no sense.
+            NotFoundError: there is no image that ``before`` or ``since`` names.
+        """
+        wanted = parse_list_filters(filters or {}, self.image)
+        images = self._listing.images()
+        if not intermediate:
+            parents = {image.parent for image in images}
+            images = [image for image in images if image.references or image.digests or image.id not in parents]
+        return wanted.select(images)
 
     def image(self, reference: str) -> Image:
         """The image that ``reference`` names: a name, an id, or the unambiguous start of an id.
@@ -436,14 +462,14 @@ class ImageStore:
             NotFoundError: there is none.
             InvalidError: it is no reference, or several ids start so.
         """
-        return self._image(self._images.find(reference))
+        return self._listing.image(self._images.find(reference))
 
     def history(self, reference: str) -> list[HistoryItem]:
         """How the image was made, newest step first. Raises what `image` raises."""
         image = self.image(reference)
         layers = iter(image.layers)
         items = []
-        for step in _config_of(self._images.find(image.id)).history:
+        for step in _parse_config(image.config_bytes, image.id).history:
             layer = None if step.empty_layer else next(layers, None)
             chain_id, size = (None, 0) if layer is None else (layer.chain_id, layer.size)
             items.append(HistoryItem(step.created, step.created_by, size, step.comment, step.empty_layer, chain_id))
@@ -460,22 +486,94 @@ class ImageStore:
         with self._mended(), held(self._leases, _NAMES):
             self._images.name(self._images.find(reference), new)
 
-    def remove(self, reference: str, *, force: bool = False) -> Removal:
+    def remove(self, reference: str, *, force: bool = False, keep_parents: bool = False) -> Removal:
         """Removes a name; with its last name the image, and the layers that no other image has.
 
-        Layers that a running pull needs stay, and go with the next removal.
+        Layers that a running pull needs stay, and go with the next removal. With an image go those that it was made from, as long as
+        they have no name and nothing else was made from them.
 
         Args:
-            force: remove by id an image that several repositories name.
+            force: remove by id an image that has several tags, or names in several repositories.
+            keep_parents: let those stay that it was made from.
 
         Raises:
             NotFoundError: there is none.
-            InUseError: several repositories name it.
+            InUseError: by id, and others were made from it, or it has several names.
         """
         with self._mended(), held(self._leases, _NAMES):
-            removal = self._images.remove(reference, force=force)
-            layers = gc.collect(self._disks, self._catalog, self._leases) if removal.deleted else []
-        return Removal(removal.untagged, (*removal.deleted, *layers))
+            image = self.image(reference)
+            removed = self._images.remove(reference, force=force, keep_parents=keep_parents)
+            layers = gc.collect(self._disks, self._catalog, self._leases) if removed.image_ids else []
+        return removal_of(removed, image, layers)
+
+    def prune(self, filters: Filters | None = None) -> PruneReport:
+        """Removes images without a tag, or all, and the layers that no image has then.
+
+        Each image is removed by itself: what another names meanwhile stays, and an interrupt leaves the rest as it is.
+
+        Args:
+            filters: as docker has them: ``dangling`` (true if it is not given; false means all), ``label``, ``label!``, ``until``.
+
+        Raises:
+            InvalidError: an unknown filter, or a value that makes no sense.
+            InUseError: another prune is running, in this process or another.
+        """
+        wanted = parse_prune_filters(filters or {})
+        lease = self._leases.acquire(_PRUNE)
+        if lease is None:
+            raise InUseError("a prune operation is already running")
+        with contextlib.ExitStack() as stack, self._mended():
+            stack.callback(lease.release)
+            sizes = self._listing.layer_sizes()
+            removals = []
+            for image in wanted.select(self._listing.images()):
+                with held(self._leases, _NAMES):
+                    removed = self._images.remove_unused(image.id, tagged=wanted.dangling is None)
+                if removed.image_ids:
+                    removals.append(removal_of(removed, image, ()))
+            with held(self._leases, _NAMES):
+                layers = gc.collect(self._disks, self._catalog, self._leases)
+        if layers:
+            removals.append(Removal((), tuple(layers)))
+        return PruneReport(tuple(removals), sum(sizes[chain_id] for chain_id in layers))
+
+    def search(
+        self,
+        term: str,
+        filters: Filters | None = None,
+        *,
+        limit: int = LIMIT_DEFAULT,
+        credential: Credential | None = None,
+    ) -> list[FoundRepository]:
+        """Repositories of a registry whose name has a word in it; of registries without a search those that they list.
+
+        Args:
+            term: ``host/word``, or a word, which is looked for at Docker Hub.
+            filters: as docker has them: ``is-official``, ``stars``.
+            limit: how many at most, before the filters.
+            credential: for the registry; None: what the store's options or the files of docker and podman have.
+
+        Raises:
+            InvalidError: term, filters or limit make no sense.
+            UnsupportedError: the registry lets nobody search.
+            DeniedError, UnavailableError: as the registry says.
+        """
+        is_wanted = parse_search_filters(filters or {})
+        with translated():
+            registry, word = split_term(term)
+            found = search(registry, word, self._options(ignore, credential, Stop()), self._connections, limit=limit)
+        return [repository for repository in found if is_wanted(repository)]
+
+    def describe_remote(self, reference: str, *, credential: Credential | None = None) -> RemoteImage:
+        """What the registry has under a name: digest, size, platforms. Nothing is pulled.
+
+        Raises:
+            InvalidError, NotFoundError, DeniedError, UnavailableError, UnsupportedError, CorruptError: as the registry says.
+        """
+        with translated():
+            name = f"docker://{parse_reference(reference)}"
+            with contextlib.closing(open_source(name, self._options(ignore, credential, Stop()), self._connections)) as source:
+                return describe_remote(source)
 
     def disk_paths(self, reference: str) -> list[str]:
         """Paths of the disks of the image's chain, scratch first, its top disk last.
@@ -539,26 +637,18 @@ class ImageStore:
 
     def usage(self) -> Usage:
         """What takes how much space on the datastore, from the blocks that the file system counts."""
-        layers = {row.chain_id: row for row in self._catalog.layers()}
-        sizes = {chain_id: sum(map(self._usage, layout.layer_files(chain_id))) for chain_id in layers}
-        rows = self._catalog.images()
-        users = Counter(chain_id for row in rows for chain_id in {layer.chain_id for layer in row.layers})
-        images = []
-        for row in rows:
-            mine = {layer.chain_id for layer in row.layers} & sizes.keys()
-            size = sum(sizes[chain_id] for chain_id in mine)
-            unique = sum(sizes[chain_id] for chain_id in mine if users[chain_id] == 1)
-            images.append(ImageUsage(row.id, self._names(row.id)[0], size, size - unique, unique))
-        disk_bytes = sum(sizes.values())
+        sizes = self._listing.layer_sizes()
         scratch = self._usage(f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}")
+        scratch += self._usage(f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}")
         free = None if self._directory is None else shutil.disk_usage(self._directory).free
-        catalog = sum(file.stat().st_size for file in self._directory.glob(f"{CATALOG}*")) if self._directory else 0
+        catalog = sum(file.stat().st_blocks * 512 for file in self._directory.glob(f"{CATALOG}*")) if self._directory else 0
         return Usage(
-            images=tuple(images),
-            disks=sum(row.disk is not None for row in layers.values()),
-            disk_bytes=disk_bytes,
+            images=self._listing.usages(sizes),
+            disks=sum(row.disk is not None for row in self._catalog.layers()),
+            disk_bytes=sizes.total(),
             scratch_bytes=scratch,
             catalog_bytes=catalog,
+            metadata_bytes=self._usage(layout.IMAGES) + self._usage(layout.REFERENCES),
             staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
             free_bytes=free,
             capacity=self._disks.capacity,
@@ -618,7 +708,7 @@ class ImageStore:
         taken = self._intake.take(source, image, names_of(source.reference, image_id, digest), progress, stop)
         status = PullStatus.DOWNLOADED if taken.changed else PullStatus.UP_TO_DATE
         name = image_id if source.reference is None else str(source.reference)
-        return PullResult(name, self._image(taken.image), status, digest)
+        return PullResult(name, self._listing.image(taken.image), status, digest)
 
     def _up_to_date(self, source: ImageSource, platform: Platform | None) -> PullResult | None:
         """The image that has the source's name already, if the source still means that one: one request tells."""
@@ -631,12 +721,15 @@ class ImageStore:
             return None
         if self._catalog.reference(str(reference.with_digest(Digest(row.digest)))) is None:
             return None  # a rebuild found it damaged and left it out
-        if choose(platform or Platform.host(), [_config_of(image).platform]) is None or source.digest() != row.digest:
+        if (
+            choose(platform or Platform.host(), [_parse_config(image.config, image.id).platform]) is None
+            or source.digest() != row.digest
+        ):
             return None
         # Damaged, it is pulled again. To look at every layer would take the longer the more there are; that is for check.
         if not self._disks.has_scratch() or any(self._disks.find(layer.chain_id) is None for layer in image.layers[-1:]):
             return None
-        return PullResult(row.name, self._image(image), PullStatus.UP_TO_DATE, row.digest)
+        return PullResult(row.name, self._listing.image(image), PullStatus.UP_TO_DATE, row.digest)
 
     def _options(self, progress: ProgressSink, credential: Credential | None, stop: Stop) -> Options:
         def on_retry(message: str, delay: float) -> None:
@@ -679,31 +772,6 @@ class ImageStore:
             self._disks.remove_unfinished(chain_id)
         self._disks.mend_scratch()
 
-    def _image(self, row: ImageRow, layers: Mapping[str, LayerRow] | None = None) -> Image:
-        config = _config_of(row)
-        found = []
-        for layer in row.layers:
-            stored = self._catalog.layer(layer.chain_id) if layers is None else layers.get(layer.chain_id)
-            path, size = (None, 0) if stored is None or stored.disk is None else (self._shown(stored.disk), stored.disk_size)
-            found.append(Layer(layer.chain_id, layer.diff_id, layer.digest, path, size))
-        references, digests = self._names(row.id)
-        return Image(
-            id=row.id,
-            references=references,
-            digests=digests,
-            created=config.created,
-            os=config.platform.os,
-            architecture=config.platform.architecture,
-            variant=config.platform.variant,
-            size=sum(layer.size for layer in {layer.chain_id: layer for layer in found}.values()),
-            layers=tuple(found),
-            config=config.values,
-        )
-
-    def _names(self, image_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        names = [familiar(row.name) for row in self._catalog.references(image_id)]
-        return tuple(name for name in names if "@" not in name), tuple(name for name in names if "@" in name)
-
     @contextlib.contextmanager
     def _chain(self, reference: str) -> Iterator[Chain]:
         image = self._images.find(reference)
@@ -726,9 +794,9 @@ class ImageStore:
             return 0
 
 
-def _config_of(row: ImageRow) -> ImageConfig:
+def _parse_config(data: bytes, image_id: str) -> ImageConfig:
     with translated():
-        return parse_image_config(row.config, f"image {row.id}")
+        return parse_image_config(data, f"image {image_id}")
 
 
 def _inside(path: str | bytes) -> bytes:

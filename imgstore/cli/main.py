@@ -24,6 +24,7 @@ COMMANDS = {
     "history": ("images", "history", "Show the steps that built an image."),
     "tag": ("images", "tag", "Give an image one more name."),
     "rm": ("images", "remove", "Remove images by name or id."),
+    "prune": ("images", "prune", "Remove images that have no tag."),
     "disk": ("disks", "disk", "Print the path of an image's top disk."),
     "ls": ("files", "list_files", "List a directory of an image, or show one file."),
     "cat": ("files", "cat", "Print the contents of a file of an image."),

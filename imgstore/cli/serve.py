@@ -95,9 +95,9 @@ def serve(
     with Listeners() as listeners:
         for host in hosts or [_default_host(session.environment)]:
             listeners.open(host, access, activated)
-        names = frozenset(name.lower().removesuffix(".") for name in allowed_hosts)
+        names = listeners.names.union(name.lower().removesuffix(".") for name in allowed_hosts)
         with session.open_store(registries=options_of(session)) as store:
-            _serve(session, store, listeners, shutdown_timeout, names)
+            _serve(session, store, listeners, shutdown_timeout, frozenset(names))
             listeners.close()
             _end_threads()
 

@@ -16,14 +16,14 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imgstore.docker_api import archives, event_stream, images, login, pushes, system, unsupported
+from imgstore.docker_api import archives, event_stream, images, inquiries, login, pushes, system, unsupported, usage
 from imgstore.docker_api.errors import ApiError, answer_error, answer_unknown, error_response
 from imgstore.docker_api.security import Guard
 from imgstore.docker_api.service import Service
 from imgstore.docker_api.versions import NEWEST, OLDEST, OLDEST_ANSWERED, show_version
 from imgstore.errors import ImgstoreError
 
-_VERSIONED = re.compile(r"/v(\d{1,3})\.(\d{1,3})(/.*)", re.DOTALL)
+_VERSIONED = re.compile(r"/v(\d{1,3})\.(\d{1,3})(/.*)", re.DOTALL | re.ASCII)
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ def create_app(service: Service, *, allowed_hosts: frozenset[str] = frozenset())
             *event_stream.routes,
             *archives.routes,
             *pushes.routes,
+            *inquiries.routes,
             *images.routes,
+            *usage.routes,
             *unsupported.routes,
         ],
         middleware=[Middleware(_Headers), Middleware(_Unforeseen), Middleware(Guard, allowed_hosts), Middleware(_Versions)],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -71,7 +72,7 @@ def error_response(status: int, message: str) -> Response:
 async def answer_error(request: Request, error: Exception) -> Response:
     """The response to a request whose handler raised."""
     if status_of(error) == 500:
-        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        _log.error("%s %s failed", request.method, quote(request.scope["path"]), exc_info=error)
     return error_response(status_of(error), message_of(error))
 
 

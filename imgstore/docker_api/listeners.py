@@ -58,9 +58,14 @@ class Access:
 
 @dataclass
 class Listeners:
-    """Open sockets; leaving the ``with`` block closes them, and removes the Unix sockets that it made."""
+    """Open sockets; leaving the ``with`` block closes them, and removes the Unix sockets that it made.
+
+    Attributes:
+        names: by which hosts were named, in the place of addresses.
+    """
 
     all: list[Listener] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     _made: list[tuple[Path, tuple[int, int]]] = field(default_factory=list)
 
     def close(self) -> None:
@@ -134,6 +139,7 @@ class Listeners:
 
     def _open_tcp(self, host: str, text: str, access: Access) -> None:
         name, port = _parse_address(host, text, TLS_PORT if access.tls else PLAIN_PORT)
+        self.names.add(name.lower().removesuffix("."))
         for address in _resolve(host, name):
             _check_reach(host, address, access)
             try:

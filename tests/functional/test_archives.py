@@ -12,6 +12,7 @@ import pty
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,15 @@ def test_images_before_a_bad_one_stay(store: ImageStore, tmp_path: Path) -> None
     with pytest.raises(CorruptError, match=OTHER.diff_ids[1]):
         loaded.extend(image.image.id for image in store.load(write(tmp_path / "a.tar", archive)))
     assert [ONE.image_id] == [image.id for image in store.images()]
+
+
+def test_loads_at_once(store: ImageStore, archive: Path) -> None:
+    """Each layer is converted once, and all get the images."""
+    with ThreadPoolExecutor(8) as pool:
+        loads = [pool.submit(lambda: [image.image.id for image in store.load(archive)]) for _ in range(8)]
+        saves = [pool.submit(save, store, ONE.image_id) for load in loads if load.result()]
+        assert [[ONE.image_id, OTHER.image_id]] * 8 == [load.result() for load in loads]
+        assert len({done.result() for done in saves}) == 1
 
 
 TREE = make_tar({"etc/motd": b"hello\n", "etc/.wh.gone": b"", "bin/sh": b"#!"})
