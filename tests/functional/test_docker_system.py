@@ -243,6 +243,12 @@ def test_prunes(api: Endpoint, kind: str) -> None:
     assert api.post("/build/prune").json == {"CachesDeleted": [], "SpaceReclaimed": 0}
 
 
+@pytest.mark.parametrize("options", ["", "-a --volumes", "-a --filter until=1h"])
+def test_system_prune(options: str) -> None:
+    with ImageStore.open("mem://") as empty, endpoint(empty) as api:
+        assert api.docker_text("system", "prune", "-f", *options.split()) == "Total reclaimed space: 0B\n"
+
+
 def test_inspect_walks_through_all_that_is_not_there(api: Endpoint) -> None:
     assert refused(api, 1, "inspect", "nope") == "Error: No such object: nope\n"
 
