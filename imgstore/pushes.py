@@ -51,7 +51,7 @@ _GZIP_TYPES = {
 _POLL_SECONDS = 0.1
 
 _compressing = threading.BoundedSemaphore(os.cpu_count() or 2)
-"""Deflating keeps a processor busy; what reads, hashes and writes beside it needs a third of one, and runs while others wait for the network."""
+"""Deflating keeps a processor busy; what reads, hashes and writes beside it, a third of one, runs while others wait for the network."""
 
 
 @dataclass(frozen=True, slots=True)
