@@ -16,7 +16,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.answers import HistoryItem, Image, ImageUsage, Layer, PullResult, PullStatus, Usage
+    from imgstore.answers import (
+        HistoryItem,
+        Image,
+        ImageUsage,
+        Layer,
+        LoadedImage,
+        PruneReport,
+        PullResult,
+        PullStatus,
+        PushResult,
+        RemoteImage,
+        Removal,
+        StoreInfo,
+        Usage,
+    )
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -33,9 +47,9 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from imgstore.ext4.reader import FileStatus
-    from imgstore.images import Removal
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.rebuild import RebuildReport
+    from imgstore.stop import Stop
     from imgstore.store import ImageStore
 
 __all__ = [
@@ -53,16 +67,22 @@ __all__ = [
     "InUseError",
     "InvalidError",
     "Layer",
+    "LoadedImage",
     "NoSpaceError",
     "NotFoundError",
     "PartialError",
     "ProgressEvent",
     "ProgressSink",
+    "PruneReport",
     "PullResult",
     "PullStatus",
+    "PushResult",
     "RebuildReport",
+    "RemoteImage",
     "Removal",
     "State",
+    "Stop",
+    "StoreInfo",
     "UnavailableError",
     "UnsupportedError",
     "Usage",
@@ -77,13 +97,19 @@ _ELSEWHERE = {
     "ImageStore": "store",
     "ImageUsage": "answers",
     "Layer": "answers",
+    "LoadedImage": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
+    "PruneReport": "answers",
     "PullResult": "answers",
     "PullStatus": "answers",
+    "PushResult": "answers",
     "RebuildReport": "rebuild",
-    "Removal": "images",
+    "RemoteImage": "answers",
+    "Removal": "answers",
     "State": "progress",
+    "Stop": "stop",
+    "StoreInfo": "answers",
     "Usage": "answers",
 }
 """Modules of the names that are no error."""

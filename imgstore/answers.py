@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+import msgspec
+
+from registry_client.options import Options
+from registry_client.platform import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +25,7 @@ class Layer:
         diff_id: digest of its inflated tar.
         digest: of the compressed blob, or None where no registry served one.
         disk: path of its disk, or None when it changes nothing.
-        size: bytes that its disk has on the datastore.
+        size: bytes that it takes on the datastore: its disk, and what lies beside that.
     """
 
     chain_id: str
@@ -28,7 +35,7 @@ class Layer:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Image:
     """An image of the store.
 
@@ -36,9 +43,15 @@ class Image:
         id: digest of its config.
         references: its names with a tag, as docker shows them.
         digests: its names with a digest.
-        size: bytes of the disks of its layers, those that it shares included.
+        size: bytes that its layers take on the datastore, those that it shares with others included.
         layers: lowest first.
-        config: the OCI image configuration.
+        disks: paths of the disks that show it together: the scratch disk first, its top disk last.
+        labels: of its configuration.
+        parent: id of the image that it was made from here, or None.
+        tagged: when it was last given one of its names by hand, or None.
+        manifest_digest: of ``manifest_bytes``; None where the source had no manifest.
+        manifest_bytes: as the source served it, or empty.
+        config_bytes: the OCI image configuration, whose digest is the id.
     """
 
     id: str
@@ -50,7 +63,38 @@ class Image:
     variant: str
     size: int
     layers: tuple[Layer, ...]
-    config: Mapping[str, Any]
+    disks: tuple[str, ...]
+    labels: Mapping[str, str] = field(repr=False)
+    parent: str | None
+    tagged: datetime | None
+    manifest_digest: str | None
+    manifest_bytes: bytes = field(repr=False)
+    config_bytes: bytes = field(repr=False)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The OCI image configuration; read when it is first asked for: it has a hundred times the size of all else."""
+        config: Mapping[str, Any] = msgspec.json.decode(self.config_bytes)
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What a removal did.
+
+    Attributes:
+        untagged: familiar names that are gone.
+        deleted: ids of images, and chain ids of layers, that are gone.
+        images: how many of ``deleted``, from the first, are images; the rest is layers.
+        image: the image that was meant, as it was before; None where layers were removed that no image had.
+        by_name: it was meant by one of its names.
+    """
+
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
+    images: int = 0
+    image: Image | None = None
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +107,29 @@ class HistoryItem:
     comment: str
     empty: bool
     chain_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune removed.
+
+    Attributes:
+        removals: one for each image, and one for the layers that were left without an image.
+        reclaimed: bytes that the removed layers took on the datastore.
+    """
+
+    removals: tuple[Removal, ...]
+    reclaimed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """What a registry has under a name: a manifest or an index, its size in bytes, and the platforms that it is for."""
+
+    media_type: str
+    digest: str
+    size: int
+    platforms: tuple[Platform, ...]
 
 
 class PullStatus(enum.Enum):
@@ -88,6 +155,33 @@ class PullResult:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """An image that a load brought.
+
+    Attributes:
+        references: the names that the archive gave it, as docker shows them; other images have lost them.
+    """
+
+    image: Image
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """What a push left in the registry.
+
+    Attributes:
+        reference: the canonical name.
+        digest: that the registry has under it now: of the manifest.
+        size: bytes of the manifest.
+    """
+
+    reference: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageUsage:
     """Bytes that the disks of an image take on the datastore; ``shared`` are also other images', ``unique`` are not."""
 
@@ -105,6 +199,7 @@ class Usage:
     Attributes:
         disks: number of layer disks.
         disk_bytes: what these take with their markers and checksums, each counted once.
+        metadata_bytes: what configs, manifests and names of images take.
         staged_bytes: what disks that are being made take, and leftovers of those that were not finished.
         free_bytes: what is left there, or None if nobody knows.
         capacity: size of each disk as a guest sees it.
@@ -115,6 +210,32 @@ class Usage:
     disk_bytes: int
     scratch_bytes: int
     catalog_bytes: int
+    metadata_bytes: int
     staged_bytes: int
     free_bytes: int | None
     capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What a store is.
+
+    Attributes:
+        id: made with the store, and kept when it is moved.
+        directory: where it lies on this machine, or None for one in memory.
+        images, layers: how many there are; layers that several images have count once.
+        shared_layers: how many of these several images have.
+        capacity: bytes of each disk as a guest sees it.
+        space, free_space: bytes of the datastore, or None if nobody knows.
+        registries: how registries are reached.
+    """
+
+    id: str
+    directory: Path | None
+    images: int
+    layers: int
+    shared_layers: int
+    capacity: int
+    space: int | None
+    free_space: int | None
+    registries: Options

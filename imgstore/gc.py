@@ -37,16 +37,13 @@ def collect(disks: Disks, catalog: Catalog, leases: Leases) -> list[str]:
     """
     removed: list[str] = []
     skipped: set[str] = set()
-    while True:
-        parents = {layer.parent for layer in catalog.layers()}
-        leaves = [layer for layer in catalog.unused_layers() if layer.chain_id not in parents | skipped]
-        if not leaves:
-            return removed
-        for leaf in leaves:
-            if _collect_one(leaf.chain_id, disks, catalog, leases):
-                removed.append(leaf.chain_id)
+    while leaves := [chain_id for chain_id in catalog.unused_layers() if chain_id not in skipped]:
+        for chain_id in leaves:
+            if _collect_one(chain_id, disks, catalog, leases):
+                removed.append(chain_id)
             else:
-                skipped.add(leaf.chain_id)
+                skipped.add(chain_id)
+    return removed
 
 
 def _collect_one(chain_id: str, disks: Disks, catalog: Catalog, leases: Leases) -> bool:
@@ -54,7 +51,7 @@ def _collect_one(chain_id: str, disks: Disks, catalog: Catalog, leases: Leases) 
     if lease is None:
         return False
     try:
-        if all(layer.chain_id != chain_id for layer in catalog.unused_layers()):
+        if catalog.is_used(chain_id):
             return False  # an image has it since
         catalog.delete_layer(chain_id)
         disks.remove(chain_id)

@@ -8,17 +8,21 @@ exists, exists.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, list_names
-from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.errors import CorruptError, InUseError, InvalidError, NotFoundError, UnsupportedError
 from registry_client.digest import Digest, ImageId
 from registry_client.errors import InvalidReferenceError
 from registry_client.reference import Reference
 from registry_client.strict_json import SIZE_MAX
+
+_FULL_ID = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
 
 
 class NoSuchImageError(NotFoundError):
@@ -26,16 +30,18 @@ class NoSuchImageError(NotFoundError):
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
-    """What a removal did.
+class Removed:
+    """What is gone.
 
     Attributes:
-        untagged: familiar names that are gone.
-        deleted: ids of images, and chain ids of layers, that are gone.
+        names: canonical, in the order in which they went.
+        image_ids: of the images, the one that was meant before those that it was made from.
+        by_name: one of its names was given, and not its id.
     """
 
-    untagged: tuple[str, ...]
-    deleted: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    image_ids: tuple[str, ...] = ()
+    by_name: bool = False
 
 
 class Images:
@@ -55,7 +61,10 @@ class Images:
         layers = tuple(
             markers.ImageLayer(layer.chain_id, layer.diff_id, layer.digest, layer.media_type) for layer in image.layers
         )
-        marker = markers.ImageMarker(image.id, image.manifest_digest, layers)
+        known = self._catalog.image(image.id)
+        if known is not None and image.parent is None:
+            image = replace(image, parent=known.parent)  # to bring it once more does not make it another's child no longer
+        marker = markers.ImageMarker(image.id, image.manifest_digest, layers, image.parent)
         self._datastore.write_atomic(f"{directory}/{layout.CONFIG}", image.config)
         self._datastore.write_atomic(f"{directory}/{layout.MANIFEST}", image.manifest)
         self._datastore.write_atomic(f"{directory}/{layout.IMAGE_MARKER}", markers.encode(marker))
@@ -100,7 +109,7 @@ class Images:
         if marker.manifest_digest is not None and not Digest(marker.manifest_digest).names(manifest):
             raise CorruptError(f"{directory}/{layout.MANIFEST}: has another digest than {marker.manifest_digest}")
         layers = tuple(ImageLayerRow(layer.chain_id, layer.diff_id, layer.digest, layer.media_type) for layer in marker.layers)
-        return ImageRow(image_id, marker.manifest_digest, manifest, config, layers)
+        return ImageRow(image_id, marker.manifest_digest, manifest, config, layers, marker.parent)
 
     def reference_paths(self) -> list[str]:
         """Paths of the markers of names on the datastore."""
@@ -115,7 +124,7 @@ class Images:
         marker = markers.decode(markers.ReferenceMarker, self._datastore.read_bytes(path, markers.LIMIT), path)
         if layout.reference_file(marker.name) != path:
             raise CorruptError(f"{path}: is the marker of {marker.name}")
-        return ReferenceRow(marker.name, marker.image_id, marker.digest)
+        return ReferenceRow(marker.name, marker.image_id, marker.digest, marker.tagged)
 
     def find(self, text: str) -> ImageRow:
         """The image that ``text`` names: an id, a reference, or the unambiguous start of an id.
@@ -126,60 +135,111 @@ class Images:
         """
         image = self._by_full_id(text) or self._by_reference(text) or self._by_prefix(text)
         if image is None:
-            raise NoSuchImageError(f"No such image: {_shown(text)}", hint="imgstore images lists those that are there")
+            is_id = _FULL_ID.fullmatch(text) is not None
+            shown = f"sha256:{text.removeprefix('sha256:')}" if is_id else parse_reference(text).familiar
+            raise NoSuchImageError(f"No such image: {shown}", hint="imgstore images lists those that are there")
         return image
 
     def name(self, image: ImageRow, new: str) -> None:
         """Gives the image one more name, taking it from any other image.
 
         Raises:
-            InvalidError: ``new`` is no reference, or has a digest.
+            InvalidError: ``new`` is no reference, has a digest, or would read as one.
         """
         reference = parse_reference(new)
         if reference.digest is not None:
             raise InvalidError(f"{new}: refusing to create a tag with a digest reference")
-        row = ReferenceRow(str(reference), image.id, None)
+        if reference.familiar_name == "sha256":
+            raise InvalidError(f"{new}: refusing to create an ambiguous tag using digest algorithm as name")
+        row = ReferenceRow(str(reference), image.id, None, datetime.now(UTC).isoformat(timespec="microseconds"))
         self._write_reference(row)
         self._catalog.put_reference(row)
 
-    def remove(self, text: str, *, force: bool = False) -> Removal:
+    def remove(self, text: str, *, force: bool = False, keep_parents: bool = False) -> Removed:
         """Removes a name, and the image with its last one; by id, all its names and the image.
+
+        An image that others were made from is kept, without a name. With an image go those that it was made from, as long as they have
+        no name and nothing else was made from them.
+
+        Source: moby ``daemon/images/image_delete.go``.
 
         Raises:
             NoSuchImageError: there is none.
-            InUseError: by id, and several repositories name it; ``force`` removes it all the same.
+            InUseError: by id, and others were made from it; or, unless ``force``, it has more than one tag, or names in several
+                repositories.
         """
         image = self.find(text)
         references = self._catalog.references(image.id)
-        named = None if self._by_full_id(text) else self._reference_row(text)
+        named = None if names_id(text, image.id) else self._reference_row(text)
         if named is not None:
             going = _with_digests(named, references)
         else:
+            self._check_removable(image, references, force=force)
             going = references
-            if len({_repository(row) for row in references}) > 1 and not force:
-                short = layout.hex_of(image.id)[:12]
-                raise InUseError(
-                    f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories",
-                    hint="remove it by its names, or use --force",
-                )
-        names = {row.name for row in going}
-        gone = names == {row.name for row in references}
-        if gone:
-            self._catalog.delete_image(image.id)
-            directory = layout.image_directory(image.id)
-            with contextlib.suppress(NotFoundError):
-                self._datastore.remove_file(f"{directory}/{layout.IMAGE_MARKER}")
-            with contextlib.suppress(NotFoundError):
-                self._datastore.remove_tree(directory)
-        for row in going:
+        if len(going) < len(references) or self._catalog.children(image.id):
+            self._delete_references(going)
+            return Removed(tuple(row.name for row in going), by_name=True)
+        return self._delete(image, going, keep_parents=keep_parents, by_name=named is not None)
+
+    def remove_unused(self, image_id: str, *, tagged: bool) -> Removed:
+        """Removes an image with all its names, unless others were made from it, or it has a tag and ``tagged`` is False."""
+        image = self._catalog.image(image_id)
+        references = self._catalog.references(image_id)
+        if image is None or self._catalog.children(image_id) or (not tagged and not all(map(_is_digest, references))):
+            return Removed()
+        return self._delete(image, references, keep_parents=False, by_name=bool(references))
+
+    def _check_removable(self, image: ImageRow, references: Sequence[ReferenceRow], *, force: bool) -> None:
+        short = layout.hex_of(image.id)[:12]
+        if self._catalog.children(image.id):
+            raise InUseError(f"conflict: unable to delete {short} (cannot be forced) - image has dependent child images")
+        if not (force or not references or _is_single(references)):
+            raise InUseError(
+                f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories",
+                hint="remove it by its names, or use --force",
+            )
+
+    def _delete(self, image: ImageRow, references: Sequence[ReferenceRow], *, keep_parents: bool, by_name: bool) -> Removed:
+        self._delete_image(image.id)
+        self._delete_references(references)
+        ids = [image.id]
+        parent = None if keep_parents else image.parent
+        while parent is not None and (row := self._catalog.image(parent)) is not None:
+            if self._catalog.references(parent) or self._catalog.children(parent):
+                break
+            self._delete_image(parent)
+            ids.append(parent)
+            parent = row.parent
+        return Removed(tuple(row.name for row in references), tuple(ids), by_name)
+
+    def _delete_image(self, image_id: str) -> None:
+        self._catalog.delete_image(image_id)
+        directory = layout.image_directory(image_id)
+        with contextlib.suppress(NotFoundError):
+            self._datastore.remove_file(f"{directory}/{layout.IMAGE_MARKER}")
+        with contextlib.suppress(NotFoundError):
+            self._datastore.remove_tree(directory)
+
+    def _delete_references(self, references: Iterable[ReferenceRow]) -> None:
+        for row in references:
             self._catalog.delete_reference(row.name)
             with contextlib.suppress(NotFoundError):
                 self._datastore.remove_file(layout.reference_file(row.name))
-        untagged = tuple(familiar(row.name) for row in going)
-        return Removal(untagged, (image.id,) if gone else ())
+
+    def find_id(self, text: str) -> ImageRow | None:
+        """The image whose id this is: all of its digits, or ``sha256:`` and the first ones; None where the text is no id.
+
+        Raises:
+            NoSuchImageError: it is an id, and of no image.
+            InvalidError: several ids start so.
+        """
+        digits = text.removeprefix("sha256:")
+        if (digits == text and len(text) != 64) or not digits or not set(digits) <= set("0123456789abcdef"):
+            return None
+        return self.find(text)
 
     def _write_reference(self, row: ReferenceRow) -> None:
-        marker = markers.ReferenceMarker(row.name, row.image_id, row.digest)
+        marker = markers.ReferenceMarker(row.name, row.image_id, row.digest, row.tagged)
         self._datastore.write_atomic(layout.reference_file(row.name), markers.encode(marker))
 
     def _by_full_id(self, text: str) -> ImageRow | None:
@@ -222,8 +282,18 @@ def parse_reference(text: str) -> Reference:
 
 
 def familiar(name: str) -> str:
-    """A canonical name as docker shows it."""
-    return Reference.parse(name).familiar
+    """A canonical name as docker shows it: what `Reference.familiar` says, without parsing all of it once more."""
+    path = name.removeprefix("docker.io/")
+    if len(path) == len(name):
+        return name
+    short = path.removeprefix("library/")
+    return path if "/" in short else short
+
+
+def names_id(text: str, image_id: str) -> bool:
+    """Whether the text is the id, or the start of it, with or without ``sha256:``."""
+    digits = text.removeprefix("sha256:")
+    return bool(digits) and layout.hex_of(image_id).startswith(digits)
 
 
 def names_of(reference: Reference | None, image_id: str, digest: str | None) -> list[ReferenceRow]:
@@ -247,6 +317,12 @@ def _repository(row: ReferenceRow) -> str:
     return Reference.parse(row.name).name
 
 
+def _is_single(references: Sequence[ReferenceRow]) -> bool:
+    """Whether there is at most one tag, and all digests are of one repository, that of the tag."""
+    tags = [row for row in references if not _is_digest(row)]
+    return len(tags) <= 1 and len({_repository(row) for row in references}) == 1
+
+
 def _is_digest(row: ReferenceRow) -> bool:
     return "@" in row.name
 
@@ -257,10 +333,3 @@ def _with_digests(named: ReferenceRow, references: Iterable[ReferenceRow]) -> li
     if _is_digest(named) or any(not _is_digest(row) for row in siblings):
         return [named]
     return [named, *siblings]
-
-
-def _shown(text: str) -> str:
-    try:
-        return Reference.parse(text).familiar
-    except (InvalidReferenceError, ImgstoreError):
-        return text

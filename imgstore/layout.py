@@ -8,6 +8,7 @@
     disks/<chain id>.crc32c             CRC-32C of each of its grains
     disks/<chain id>.recipe             how the layer's tar is made again out of its disk
     disks/<chain id>.json               the layer's marker
+    disks/<chain id>.blobs.json         blobs that pushes made of the layer; absent before the first
     images/<image id>/config.json       as the registry sent it
     images/<image id>/manifest.json     likewise; empty where the source has none
     images/<image id>/image.json        the image's marker
@@ -29,6 +30,9 @@ REFERENCES = "references"
 
 SCRATCH = "scratch"
 """What the scratch disk has in the place of a chain id."""
+
+_OF_A_LAYER = frozenset({"json", "vmdk", "crc32c", "recipe", "blobs.json"})
+"""What stands behind the first dot in the name of a file of a layer."""
 
 IMAGE_MARKER = "image.json"
 CONFIG = "config.json"
@@ -60,17 +64,22 @@ def layer_marker(chain_id: str) -> str:
     return f"{DISKS}/{hex_of(chain_id)}.json"
 
 
+def blobs_file(chain_id: str) -> str:
+    """Path of what is remembered of the blobs made of a layer."""
+    return f"{DISKS}/{hex_of(chain_id)}.blobs.json"
+
+
 def layer_files(chain_id: str) -> tuple[str, ...]:
     """Paths of all files that a layer may have, its marker first."""
     stem = hex_of(chain_id)
     names = (disk_file(stem), grain_sums_file(stem), recipe_file(stem))
-    return layer_marker(chain_id), *(f"{DISKS}/{name}" for name in names)
+    return layer_marker(chain_id), *(f"{DISKS}/{name}" for name in names), blobs_file(chain_id)
 
 
 def layer_of(name: str) -> str | None:
     """The chain id of the layer that a file in ``disks`` belongs to; None where it is no layer's."""
     stem, _, suffix = name.partition(".")
-    is_layer = suffix in ("json", "vmdk", "crc32c", "recipe") and len(stem) == 64 and set(stem) <= set("0123456789abcdef")
+    is_layer = suffix in _OF_A_LAYER and len(stem) == 64 and set(stem) <= set("0123456789abcdef")
     return f"sha256:{stem}" if is_layer else None
 
 

@@ -8,7 +8,7 @@ What they hold and where they lie is described in ``docs/reference/store-layout.
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -94,28 +94,50 @@ class ImageLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     media_type: str
 
 
-class ImageMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ImageMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``image.json``: an image is committed. Its config and manifest lie beside it, as the registry sent them.
 
     Attributes:
         id: digest of ``config.json``.
         manifest_digest: digest of ``manifest.json``; None where the source has no manifest (a docker-archive).
+        parent: id of the image that it was made from here; not written where it came as it is.
     """
 
     id: str
     manifest_digest: str | None
     layers: tuple[ImageLayer, ...]
+    parent: str | None = None
 
 
-class ReferenceMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReferenceMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``references/<sha256 of the name>.json``: a name of an image; see ``catalog.ReferenceRow``."""
 
     name: str
     image_id: str
     digest: str | None
+    tagged: str | None = None
 
 
-Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker
+class BlobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A blob that a push made of a layer: always gzip.
+
+    Attributes:
+        repositories: with their registries, that had it after a push; the latest first.
+    """
+
+    digest: str
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    repositories: tuple[str, ...]
+
+
+class BlobsMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``<chain id>.blobs.json``: what pushes made of a layer. Only a hint; without it the layer is no less there."""
+
+    chain_id: str
+    blobs: tuple[BlobRecord, ...]
+
+
+Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker | BlobsMarker
 M = TypeVar("M", bound=Marker)
 
 

@@ -28,8 +28,8 @@ class RebuildReport:
 def rebuild(catalog: Catalog, disks: Disks, images: Images) -> RebuildReport:
     """Puts into the catalog exactly what lies whole on the datastore.
 
-    A layer counts as whole when its marker is, its disk and its recipe have the length that the marker says, and so for all layers below
-    it; an image when all its layers do. One that is not never hides the others. Nothing on the datastore is changed.
+    A layer counts as whole when its marker is, its disk and its recipe have the length that the marker says, and so for all layers
+    below it; an image when all its layers do. One that is not never hides the others. Nothing on the datastore is changed.
 
     Raises:
         UnsupportedError: a newer imgstore wrote a part of it.

@@ -28,6 +28,7 @@ from registry_client.platform import Platform, choose
 from registry_client.reference import Reference
 from registry_client.strict_json import SIZE_MAX, Fields, parse_json
 
+MANIFEST = "manifest.json"
 MANIFEST_SIZE_MAX = 1 << 20
 IMAGES_MAX = 1000
 TAGS_MAX = 1000
@@ -39,12 +40,20 @@ _HASH_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _ArchivedImage:
-    """One element of ``manifest.json``."""
+class ArchivedImage:
+    """An image of a docker-archive.
+
+    Attributes:
+        config: name of the file that is its configuration, or what that file would be called.
+        layers: names of the files of its layers, lowest first.
+        references: the names that it bears.
+        config_data: the configuration itself, where no file of the archive is it; else None.
+    """
 
     config: str
     layers: tuple[str, ...]
     references: tuple[Reference, ...]
+    config_data: bytes | None = None
 
 
 class DockerArchiveSource:
@@ -56,25 +65,19 @@ class DockerArchiveSource:
     Attributes:
         name: ``docker-archive:FILE:REFERENCE`` as typed.
         reference: the one asked for, or the image's first; None if it has none.
+        references: all names of the image.
     """
 
-    def __init__(self, name: str, path: PurePath, files: ArchiveFiles, selector: str | None) -> None:
-        """Reads ``manifest.json``.
+    local = True
 
-        Args:
-            selector: a reference, or ``@N`` for the N-th image from 0; None if there is but one.
-
-        Raises:
-            NotFoundError: no docker-archive, or no such image in it.
-            InvalidError: nothing was selected, but there are several images.
-            MalformedError: a document breaks its specification.
-        """
+    def __init__(self, name: str, path: PurePath, files: ArchiveFiles, image: ArchivedImage, reference: Reference | None) -> None:
         self.name = name
+        self.reference = reference
+        self.references = image.references
         self._path = path
         self._files = files
+        self._image = image
         self._names: dict[Digest, str] = {}
-        self._images = _read_manifest(path, files)
-        self._image, self.reference = self._select(selector)
 
     def resolve(self, platform: Platform | None) -> Image:
         """See ImageSource."""
@@ -116,39 +119,16 @@ class DockerArchiveSource:
 
     def tags(self) -> list[str]:
         """The tags of all images of the archive."""
-        return _tags_of(self._images)
+        return read_tags(self._path, self._files)
 
     def close(self) -> None:
         """See ImageSource."""
         self._files.close()
 
-    def _select(self, selector: str | None) -> tuple[_ArchivedImage, Reference | None]:
-        if selector is None:
-            if len(self._images) > 1:
-                raise InvalidError(f"{self._path}: holds several images, say which: {self._offers()}")
-            image = self._images[0]
-            return image, image.references[0] if image.references else None
-        if re.fullmatch(r"@\d{1,4}", selector):
-            number = int(selector[1:])
-            if number >= len(self._images):
-                raise NotFoundError(f"{self._path}: no image {selector}, it holds {len(self._images)}")
-            image = self._images[number]
-            return image, image.references[0] if image.references else None
-        wanted = Reference.parse(selector)
-        for image in self._images:
-            if wanted in image.references:
-                return image, wanted
-        raise NotFoundError(f"{self._path}: no image {selector!r} (there are: {self._offers()})")
-
-    def _offers(self) -> str:
-        names = [
-            ", ".join(reference.familiar for reference in image.references) or f"@{number}"
-            for number, image in enumerate(self._images)
-        ]
-        return ", ".join(names[:_NAMES_SHOWN])
-
     def _read_config(self) -> ImageConfig:
-        data = read_file(self._files, self._image.config, SIZE_MAX)
+        data = self._image.config_data
+        if data is None:
+            data = read_file(self._files, self._image.config, SIZE_MAX)
         named = _CONFIG_NAME.fullmatch(self._image.config)
         if named is not None and Digest.of(data).hex != named[1]:
             raise MalformedError(f"{self._path}: {self._image.config} has digest {Digest.of(data)}")
@@ -164,7 +144,9 @@ class DockerArchiveSource:
         if magic.startswith(GZIP_MAGIC) or magic == _ZSTD_MAGIC:
             media_type = media_types.DOCKER_LAYER_ZSTD if magic == _ZSTD_MAGIC else media_types.DOCKER_LAYER_GZIP
             named = _BLOB_NAME.fullmatch(name)
-            digest = Digest(f"{named[1]}:{named[2]}") if named else self._hash(name)
+            digest = Digest(f"{named[1]}:{named[2]}") if named else digest
+            if digest == diff_id:  # not the name of the compressed bytes
+                digest = self._hash(name)
         self._names[digest] = name
         return Descriptor(media_type, digest, size)
 
@@ -176,32 +158,86 @@ class DockerArchiveSource:
         return Digest(f"sha256:{running.hexdigest()}")
 
 
-def read_tags(path: PurePath, files: ArchiveFiles) -> list[str]:
-    """The tags of all images of an archive, whether there is one or many. Raises what DockerArchiveSource raises about the archive."""
-    return _tags_of(_read_manifest(path, files))
+def open_docker_archive(name: str, path: PurePath, files: ArchiveFiles, selector: str | None) -> DockerArchiveSource:
+    """One image of a docker-archive.
 
+    Args:
+        selector: a reference, or ``@N`` for the N-th image from 0; None if there is but one.
 
-def _read_manifest(path: PurePath, files: ArchiveFiles) -> list[_ArchivedImage]:
-    what = f"{path}: manifest.json"
-    if "manifest.json" not in files:
-        raise NotFoundError(f"{path}: not a docker-archive (it has no file manifest.json)")
-    entries = parse_json(read_file(files, "manifest.json", MANIFEST_SIZE_MAX), what, size_max=MANIFEST_SIZE_MAX)
-    images = [_parse_image(entry) for entry in Fields({"images": entries}, what).objects("images", maximum=IMAGES_MAX)]
+    Raises:
+        NotFoundError: no docker-archive, or no such image in it.
+        InvalidError: nothing was selected, but there are several images.
+        MalformedError: a document breaks its specification.
+    """
+    images = read_images(path, files)
     if not images:
         raise NotFoundError(f"{path}: holds no image")
-    return images
+    image, reference = _select(path, images, selector)
+    return DockerArchiveSource(name, path, files, image, reference)
 
 
-def _tags_of(images: list[_ArchivedImage]) -> list[str]:
-    tags = (reference.tag for image in images for reference in image.references)
+def read_images(path: PurePath, files: ArchiveFiles) -> list[ArchivedImage]:
+    """The images that ``manifest.json`` names, in its order.
+
+    Raises:
+        NotFoundError: there is no such file: this is no docker-archive.
+        MalformedError: it breaks its specification.
+    """
+    what = f"{path}: manifest.json"
+    if MANIFEST not in files:
+        raise NotFoundError(f"{path}: not a docker-archive (it has no file manifest.json)")
+    entries = parse_json(read_file(files, MANIFEST, MANIFEST_SIZE_MAX), what, size_max=MANIFEST_SIZE_MAX)
+    if entries is None:
+        raise MalformedError(f"{what}: invalid manifest, manifest cannot be null (but can be [])")
+    return [_parse_image(entry) for entry in Fields({"images": entries}, what).objects("images", maximum=IMAGES_MAX)]
+
+
+def read_tags(path: PurePath, files: ArchiveFiles) -> list[str]:
+    """The tags of all images of an archive, whether there is one or many. Raises what `read_images` raises."""
+    tags = (reference.tag for image in read_images(path, files) for reference in image.references)
     return list(dict.fromkeys(tag for tag in tags if tag is not None))
 
 
-def _parse_image(fields: Fields) -> _ArchivedImage:
+def parse_tags(fields: Fields, texts: list[str]) -> tuple[Reference, ...]:
+    """The names that an archive gives to an image. Raises MalformedError where one is none, or has a digest."""
     references = []
-    for text in fields.strings("RepoTags", maximum=TAGS_MAX):
+    for text in texts:
         try:
-            references.append(Reference.parse(text))
+            reference = Reference.parse(text)
         except InvalidReferenceError as error:
             raise MalformedError(f"{fields.what}: RepoTags: {error}") from None
-    return _ArchivedImage(fields.string("Config"), tuple(fields.strings("Layers", maximum=LAYERS_MAX)), tuple(references))
+        if reference.digest is not None:
+            raise MalformedError(f"{fields.what}: RepoTags: invalid tag {text!r}: it has a digest")
+        references.append(reference)
+    return tuple(dict.fromkeys(references))
+
+
+def _select(path: PurePath, images: list[ArchivedImage], selector: str | None) -> tuple[ArchivedImage, Reference | None]:
+    if selector is None:
+        if len(images) > 1:
+            raise InvalidError(f"{path}: holds several images, say which: {_offers(images)}")
+        image = images[0]
+        return image, image.references[0] if image.references else None
+    if re.fullmatch(r"@\d{1,4}", selector):
+        number = int(selector[1:])
+        if number >= len(images):
+            raise NotFoundError(f"{path}: no image {selector}, it holds {len(images)}")
+        image = images[number]
+        return image, image.references[0] if image.references else None
+    wanted = Reference.parse(selector)
+    for image in images:
+        if wanted in image.references:
+            return image, wanted
+    raise NotFoundError(f"{path}: no image {selector!r} (there are: {_offers(images)})")
+
+
+def _offers(images: list[ArchivedImage]) -> str:
+    names = [
+        ", ".join(reference.familiar for reference in image.references) or f"@{number}" for number, image in enumerate(images)
+    ]
+    return ", ".join(names[:_NAMES_SHOWN])
+
+
+def _parse_image(fields: Fields) -> ArchivedImage:
+    references = parse_tags(fields, fields.strings("RepoTags", maximum=TAGS_MAX))
+    return ArchivedImage(fields.string("Config"), tuple(fields.strings("Layers", maximum=LAYERS_MAX)), references)

@@ -7,8 +7,9 @@ import os
 import stat
 import tempfile
 import zlib
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import BinaryIO, Protocol
 
 from registry_client.blobs import BlobStream, Body
 from registry_client.errors import InvalidError, MalformedError, NotFoundError, RegistryError, SizeMismatchError, UnsupportedError
@@ -82,7 +83,7 @@ class DirectoryFiles:
 
     def open(self, name: str, offset: int = 0) -> Body:
         fd = self._open(name)
-        return _FileBody(fd, offset, os.fstat(fd).st_size, owned=True)
+        return FileBody(fd, offset, os.fstat(fd).st_size, owned=True)
 
     def close(self) -> None:
         """Nothing stays open between calls."""
@@ -105,8 +106,13 @@ class DirectoryFiles:
 class ArchiveFiles:
     """The files in a tar. A tar in gzip is unpacked first, into a temporary file that has no name."""
 
-    def __init__(self, path: Path, spool_directory: Path | None = None) -> None:
+    def __init__(self, path: PurePath, spool_directory: Path | None = None, *, file: BinaryIO | None = None) -> None:
         """Opens the archive and reads its headers.
+
+        Args:
+            file: the archive, if it is open already: a regular file that is not compressed, read from its first byte on, which its
+                owner may close at once.
+                The path is then no more than what it is called.
 
         Raises:
             NotFoundError: no such file.
@@ -114,7 +120,7 @@ class ArchiveFiles:
             UnsupportedError: compressed with something else than gzip.
         """
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.dup(file.fileno()) if file else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise NotFoundError(f"{path}: no such file") from None
         except OSError as error:
@@ -122,7 +128,7 @@ class ArchiveFiles:
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise InvalidError(f"{path}: not a regular file")
-            start = os.pread(self._fd, 8, 0)
+            start = b"" if file else os.pread(self._fd, 8, 0)
             for magic, name in _OTHER_COMPRESSIONS.items():
                 if start.startswith(magic):
                     raise UnsupportedError(f"{path}: is compressed with {name}; decompress it first")
@@ -137,12 +143,16 @@ class ArchiveFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._index
 
+    def names(self) -> Iterator[str]:
+        """names of all files and links."""
+        return self._index.names()
+
     def size(self, name: str) -> int:
         return self._index.find(name).size
 
     def open(self, name: str, offset: int = 0) -> Body:
         member: TarMember = self._index.find(name)
-        return _FileBody(self._fd, member.offset + offset, member.offset + member.size, owned=False)
+        return FileBody(self._fd, member.offset + offset, member.offset + member.size, owned=False)
 
     def close(self) -> None:
         """Streams that are still open fail from here on."""
@@ -151,8 +161,12 @@ class ArchiveFiles:
             os.close(fd)
 
 
-class _FileBody:
-    """The Body of a range of a file."""
+class FileBody:
+    """The Body of a range of a file.
+
+    Args:
+        owned: whether closing it closes the file.
+    """
 
     def __init__(self, fd: int, offset: int, end: int, *, owned: bool) -> None:
         self._fd = fd
@@ -177,7 +191,7 @@ class _FileBody:
             os.close(self._fd)
 
 
-def _gunzip(path: Path, fd: int, spool_directory: Path | None) -> int:
+def _gunzip(path: PurePath, fd: int, spool_directory: Path | None) -> int:
     """Descriptor of a nameless file with the unpacked bytes; it is gone when it is closed, or when the process ends."""
     with (
         tempfile.TemporaryFile(dir=spool_directory) as spool,

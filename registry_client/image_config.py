@@ -87,7 +87,7 @@ def parse_image_config(data: bytes, what: str) -> ImageConfig:
     )
     history = tuple(
         History(
-            created=_parse_time(step.string("created", "")),
+            created=parse_time(step.string("created", "")),
             created_by=step.string("created_by", ""),
             comment=step.string("comment", ""),
             author=step.string("author", ""),
@@ -95,11 +95,11 @@ def parse_image_config(data: bytes, what: str) -> ImageConfig:
         )
         for step in fields.objects("history", maximum=HISTORY_MAX)
     )
-    return ImageConfig(data, fields.values, platform, _parse_time(fields.string("created", "")), diff_ids, history)
+    return ImageConfig(data, fields.values, platform, parse_time(fields.string("created", "")), diff_ids, history)
 
 
-def _parse_time(text: str) -> datetime | None:
-    """The time in UTC. Of no consequence for the image's bytes, so a time that cannot be read is None and no error."""
+def parse_time(text: str) -> datetime | None:
+    """The time of an image in UTC. Of no consequence for the image's bytes, so a time that cannot be read is None and no error."""
     found = _TIME.fullmatch(text)
     if found is None:
         return None

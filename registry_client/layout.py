@@ -5,6 +5,7 @@ Source: OCI image-spec image-layout.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -21,6 +22,7 @@ from registry_client.strict_json import SIZE_MAX, parse_object
 
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
+LAYOUT = "oci-layout"
 _LAYOUT_SIZE_MAX = 4096
 _NAMES_SHOWN = 20
 
@@ -33,25 +35,19 @@ class LayoutSource:
         reference: the image's name as the layout's annotations give it. Where they give a bare tag, the name of the directory
             or archive stands before it: tag ``latest`` in ``images/three-layers`` is ``three-layers:latest``. None where that
             makes no valid reference.
+        references: the names that the annotations give in full, all of which one image can have.
     """
 
-    def __init__(self, name: str, path: PurePath, files: Files, tag: str | None) -> None:
-        """Reads ``oci-layout`` and ``index.json``.
+    local = True
 
-        Args:
-            tag: the annotation ``org.opencontainers.image.ref.name`` of the image wanted; None if there is but one.
-
-        Raises:
-            NotFoundError: no layout here, or no such tag.
-            InvalidError: no tag was given, but there are several images.
-            MalformedError: a document breaks its specification.
-        """
+    def __init__(self, name: str, path: PurePath, files: Files, index: Index, entries: Sequence[Descriptor]) -> None:
+        """Takes entries of the index; several are the platforms of one image."""
         self.name = name
+        self.reference = _reference_of(entries[0], path)
+        self.references = tuple(dict.fromkeys(filter(None, map(_full_name, entries))))
         self._files = files
-        self._path = path
-        self._index = _read_index(path, files)
-        self._entries = self._select(tag)
-        self.reference = _reference_of(self._entries[0], path)
+        self._index = index
+        self._entries = entries
 
     def resolve(self, platform: Platform | None) -> Image:
         """See ImageSource."""
@@ -90,20 +86,59 @@ class LayoutSource:
         """See ImageSource."""
         self._files.close()
 
-    def _select(self, tag: str | None) -> list[Descriptor]:
-        """The entries for the tag. Several of one name are the platforms of one image."""
-        entries = [entry for entry in self._index.manifests if not entry.is_attestation]
-        names = sorted({_name_of(entry) for entry in entries})
-        if tag is not None:
-            entries = [
-                entry for entry in entries if tag in (entry.annotations.get(REF_NAME), entry.annotations.get(CONTAINERD_NAME))
-            ]
-        if not entries:
-            there = f" (there are: {', '.join(names[:_NAMES_SHOWN])})" if names else ", it is empty"
-            raise NotFoundError(f"{self._path}: no image {tag!r}{there}" if tag else f"{self._path}: holds no image")
-        if len({_name_of(entry) for entry in entries}) > 1:
-            raise InvalidError(f"{self._path}: holds several images, say which: {', '.join(names[:_NAMES_SHOWN])}")
-        return entries
+
+def open_layout(name: str, path: PurePath, files: Files, tag: str | None) -> LayoutSource:
+    """One image of a layout.
+
+    Args:
+        tag: the annotation ``org.opencontainers.image.ref.name`` of the image wanted; None if there is but one.
+
+    Raises:
+        NotFoundError: no layout here, or no such tag.
+        InvalidError: no tag was given, but there are several images.
+        MalformedError: a document breaks its specification.
+    """
+    index = _read_index(path, files)
+    return LayoutSource(name, path, files, index, _select(path, index, tag))
+
+
+def open_images(name: str, path: PurePath, files: Files) -> list[LayoutSource]:
+    """All images of a layout, in the order of its index: entries of one name are the platforms of one image.
+
+    Entries of one digest under several names are one image that bears them all.
+
+    Raises:
+        NotFoundError: no layout here.
+        MalformedError: a document breaks its specification.
+    """
+    index = _read_index(path, files)
+    by_name: dict[str, list[Descriptor]] = {}
+    for number, entry in enumerate(index.manifests):
+        if not entry.is_attestation:
+            by_name.setdefault(_name_of(entry, whole=True) or f"@{number}", []).append(entry)
+    by_digests: dict[tuple[Digest, ...], list[Descriptor]] = {}
+    for entries in by_name.values():
+        by_digests.setdefault(tuple(entry.digest for entry in entries), []).extend(entries)
+    sources = []
+    for digests, entries in by_digests.items():
+        source = LayoutSource(name, path, files, index, entries[: len(digests)])
+        source.references = tuple(dict.fromkeys(filter(None, map(_full_name, entries))))
+        sources.append(source)
+    return sources
+
+
+def _select(path: PurePath, index: Index, tag: str | None) -> list[Descriptor]:
+    """The entries for the tag. Several of one name are the platforms of one image."""
+    entries = [entry for entry in index.manifests if not entry.is_attestation]
+    names = sorted({_name_of(entry) for entry in entries})
+    if tag is not None:
+        entries = [entry for entry in entries if tag in (entry.annotations.get(REF_NAME), entry.annotations.get(CONTAINERD_NAME))]
+    if not entries:
+        there = f" (there are: {', '.join(names[:_NAMES_SHOWN])})" if names else ", it is empty"
+        raise NotFoundError(f"{path}: no image {tag!r}{there}" if tag else f"{path}: holds no image")
+    if len({_name_of(entry) for entry in entries}) > 1:
+        raise InvalidError(f"{path}: holds several images, say which: {', '.join(names[:_NAMES_SHOWN])}")
+    return entries
 
 
 def read_tags(path: PurePath, files: Files) -> list[str]:
@@ -113,7 +148,7 @@ def read_tags(path: PurePath, files: Files) -> list[str]:
 
 def _read_index(path: PurePath, files: Files) -> Index:
     try:
-        marker = parse_object(read_file(files, "oci-layout", _LAYOUT_SIZE_MAX), f"{path}/oci-layout")
+        marker = parse_object(read_file(files, LAYOUT, _LAYOUT_SIZE_MAX), f"{path}/{LAYOUT}")
     except NotFoundError:
         raise NotFoundError(f"{path}: not an OCI image layout (it has no file oci-layout)") from None
     version = marker.string("imageLayoutVersion")
@@ -135,8 +170,19 @@ def _blob_path(digest: Digest) -> str:
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
-def _name_of(entry: Descriptor) -> str:
-    return entry.annotations.get(REF_NAME) or entry.annotations.get(CONTAINERD_NAME) or ""
+def _name_of(entry: Descriptor, *, whole: bool = False) -> str:
+    """The name of an entry: a tag as a rule, or with ``whole`` that of containerd, which has the repository."""
+    names = (entry.annotations.get(REF_NAME), entry.annotations.get(CONTAINERD_NAME))
+    return next(filter(None, reversed(names) if whole else names), "")
+
+
+def _full_name(entry: Descriptor) -> Reference | None:
+    """The name of an entry, if it is more than a tag."""
+    name = _name_of(entry, whole=True)
+    try:
+        return None if not name or is_tag(name) else Reference.parse(name)
+    except InvalidReferenceError:
+        return None
 
 
 def _reference_of(entry: Descriptor, path: PurePath) -> Reference | None:

@@ -1,14 +1,16 @@
 """Manifests and indexes: the documents that say of what an image consists.
 
 Sources: OCI image-spec manifest.md, image-index.md, descriptor.md; distribution "Image Manifest Version 2, Schema 2". The bytes as they
-came are the truth (their digest names the image), so nothing here is ever written back.
+came are the truth (their digest names the image), so what was read is never written back; `encode_manifest` makes new ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from registry_client import media_types
 from registry_client.digest import Digest
@@ -18,6 +20,7 @@ from registry_client.strict_json import SIZE_MAX, Fields, parse_object
 
 LAYERS_MAX = 1000  # overlayfs stops at 500, docker at 127
 DESCRIPTORS_MAX = 1000  # in one index
+URLS_MAX = 100  # of one blob
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -29,6 +32,7 @@ class Descriptor:
     Attributes:
         platform: only in an index, and not always there.
         artifact_type: what an artifact that is no image says it is, or ``""``.
+        urls: where else the blob can be had. They are not followed.
     """
 
     media_type: str
@@ -37,6 +41,7 @@ class Descriptor:
     platform: Platform | None = None
     annotations: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     artifact_type: str = ""
+    urls: tuple[str, ...] = ()
 
     @property
     def is_attestation(self) -> bool:
@@ -145,7 +150,38 @@ def parse_descriptor(fields: Fields) -> Descriptor:
         platform=platform,
         annotations=MappingProxyType(fields.string_map("annotations")),
         artifact_type=fields.string("artifactType", ""),
+        urls=tuple(fields.strings("urls", maximum=URLS_MAX)),
     )
+
+
+def encode_manifest(media_type: str, config: Descriptor, layers: Sequence[Descriptor], annotations: Mapping[str, str]) -> bytes:
+    """A manifest of an image: the same bytes each time.
+
+    Args:
+        layers: lowest first. Of descriptors, all is written that belongs in a manifest.
+    """
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": _fields_of(config),
+        "layers": [_fields_of(layer) for layer in layers],
+    }
+    if annotations:
+        document["annotations"] = dict(sorted(annotations.items()))
+    return json.dumps(document, indent=3, ensure_ascii=False).encode()  # as docker writes it
+
+
+def _fields_of(descriptor: Descriptor) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "mediaType": descriptor.media_type,
+        "size": descriptor.size,
+        "digest": str(descriptor.digest),
+    }
+    if descriptor.urls:
+        fields["urls"] = list(descriptor.urls)
+    if descriptor.annotations:
+        fields["annotations"] = dict(sorted(descriptor.annotations.items()))
+    return fields
 
 
 def check_document_size(descriptor: Descriptor, what: str) -> None:

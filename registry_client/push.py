@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from registry_client import media_types
 from registry_client.client import RepositoryClient
@@ -26,6 +27,8 @@ from registry_client.server import Connections
 from registry_client.source import ImageSource, RegistrySource
 from registry_client.uploads import PushStatus
 from registry_client.writer import RepositoryWriter
+
+T = TypeVar("T")
 
 BLOBS_AT_ONCE = 3  # as docker pulls and pushes
 DOCUMENTS_MAX = 1000
@@ -168,28 +171,43 @@ def _push_blobs(
     mount_from: Sequence[str],
     progress: PushSink,
 ) -> None:
-    """Pushes all blobs, the biggest first. After a failure no other is begun, and those under way end soon."""
+    """Pushes all blobs, the biggest first."""
+
     stop = threading.Event()
 
     def push(blob: Descriptor) -> None:
-        if stop.is_set():
-            return
-
         def tell(position: int) -> None:
             progress(PushEvent(blob, None, position))
 
         def read(offset: int) -> Iterator[bytes]:
             return source.open_blob(blob, offset)
 
+        progress(PushEvent(blob, writer.push_blob(blob, read, mount_from=mount_from, progress=tell, stop=stop), blob.size))
+
+    push_each(sorted(blobs.values(), key=lambda blob: -blob.size), push, stop)
+
+
+def push_each(blobs: Sequence[T], push: Callable[[T], None], stop: threading.Event) -> None:
+    """Calls ``push`` for every blob, three at a time, in threads. Returns when all have ended.
+
+    Args:
+        stop: no other is begun when it is set. A failure of one sets it, as does an interrupt of the caller, so that the others end.
+
+    Raises:
+        BaseException: what the first of those that failed raised; not that it was cancelled, if another failed for a better reason.
+    """
+
+    def run(blob: T) -> None:
+        if stop.is_set():
+            return
         try:
-            status = writer.push_blob(blob, read, mount_from=mount_from, progress=tell, stop=stop)
+            push(blob)
         except BaseException:
             stop.set()
             raise
-        progress(PushEvent(blob, status, blob.size))
 
     with ThreadPoolExecutor(BLOBS_AT_ONCE, thread_name_prefix="push") as pool:
-        waiting = [pool.submit(push, blob) for blob in sorted(blobs.values(), key=lambda blob: -blob.size)]
+        waiting = [pool.submit(run, blob) for blob in blobs]
         try:
             wait(waiting)
         except BaseException:

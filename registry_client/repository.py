@@ -48,6 +48,8 @@ class Action(enum.Enum):
     PUSH = "pull,push"
     DELETE = "delete"
     LOGIN = ""
+    SEARCH = "search"
+    CATALOG = "catalog"
 
     @property
     def verb(self) -> str:
@@ -203,8 +205,10 @@ class RemoteRepository:
         return body
 
     def _scopes(self, action: Action, mount_from: str | None) -> tuple[str, ...]:
-        if action is Action.LOGIN:
+        if action in (Action.LOGIN, Action.SEARCH):
             return ()
+        if action is Action.CATALOG:
+            return ("registry:catalog:*",)
         scopes = (f"repository:{self.endpoint.repository}:{action.value}",)
         return scopes if mount_from is None else (*scopes, f"repository:{mount_from}:pull")
 

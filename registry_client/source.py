@@ -19,11 +19,11 @@ from registry_client import docker_archive, layout, media_types
 from registry_client.blobs import BlobStream, read_blob
 from registry_client.client import RepositoryClient
 from registry_client.digest import Digest
-from registry_client.docker_archive import DockerArchiveSource
+from registry_client.docker_archive import open_docker_archive
 from registry_client.errors import InvalidReferenceError, SizeMismatchError
 from registry_client.files import ArchiveFiles, DirectoryFiles
 from registry_client.image import Document, Image, ImageResolver
-from registry_client.layout import LayoutSource
+from registry_client.layout import open_layout
 from registry_client.manifest import Descriptor, check_document_size
 from registry_client.options import Options
 from registry_client.platform import Platform
@@ -39,10 +39,12 @@ class ImageSource(Protocol):
     Attributes:
         name: what the user typed, in full form.
         reference: what to call the image, or None if the source gives it no name.
+        local: whether the blobs lie on this machine.
     """
 
     name: str
     reference: Reference | None
+    local: bool
 
     def resolve(self, platform: Platform | None) -> Image:
         """Reads manifest and configuration, and chooses the platform.
@@ -89,6 +91,8 @@ class ImageSource(Protocol):
 
 class RegistrySource:
     """An ImageSource for one reference of a registry."""
+
+    local = False
 
     def __init__(self, reference: Reference, options: Options, connections: Connections | None = None) -> None:
         """Sends nothing yet. Raises what `RepositoryClient` raises."""
@@ -171,12 +175,12 @@ def open_source(text: str, options: Options | None = None, connections: Connecti
     transport, path, selector = _split(text)
     name = f"{transport}:{path}:{selector}" if selector else f"{transport}:{path}"
     if transport == "oci":
-        return LayoutSource(name, path, DirectoryFiles(path), selector or None)
+        return open_layout(name, path, DirectoryFiles(path), selector or None)
     files = ArchiveFiles(path, options.spool_directory)
     try:
         if transport == "oci-archive":
-            return LayoutSource(name, path, files, selector or None)
-        return DockerArchiveSource(name, path, files, selector or None)
+            return open_layout(name, path, files, selector or None)
+        return open_docker_archive(name, path, files, selector or None)
     except BaseException:
         files.close()
         raise

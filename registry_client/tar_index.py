@@ -8,6 +8,7 @@ Header"; GNU tar manual, "Basic Tar Format".
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from registry_client.errors import MalformedError, NotFoundError
@@ -16,6 +17,7 @@ BLOCK = 512
 MEMBERS_MAX = 20_000
 EXTENSION_SIZE_MAX = 1 << 20
 LINK_HOPS_MAX = 8
+NAME_LENGTH_MAX = 4096
 _REGULAR = frozenset({b"\x00", b"0", b"7"})
 _EXTENSIONS = frozenset({b"x", b"g", b"L", b"K"})
 
@@ -47,6 +49,11 @@ class TarIndex:
 
     def __contains__(self, name: str) -> bool:
         return name in self._files or name in self._links
+
+    def names(self) -> Iterator[str]:
+        """Names of the files and links."""
+        yield from self._files
+        yield from self._links
 
     def find(self, name: str) -> TarMember:
         """The file of that name.
@@ -114,7 +121,8 @@ class TarIndex:
         if len(block) < BLOCK:
             raise MalformedError(f"{self._what}: ends in the middle of a tar header at byte {offset}")
         expected = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-        if self._number(block[148:156], offset) != expected:
+        stated = block[148:156].strip(b" \0")
+        if stated.strip(b"01234567") or int(stated or b"0", 8) != expected:
             raise MalformedError(f"{self._what}: no tar header at byte {offset} (its checksum is wrong)")
         name = self._text(block[:100].partition(b"\0")[0])
         if block[257:263] == b"ustar\0" and (prefix := block[345:500].partition(b"\0")[0]):
@@ -161,6 +169,8 @@ class TarIndex:
 
     def _normal(self, name: str) -> str:
         """The name without ``.`` and ``..``; a name that leads out of the archive is refused."""
+        if len(name) > NAME_LENGTH_MAX:
+            raise MalformedError(f"{self._what}: name {name[:200]!r}… has {len(name)} characters, more than {NAME_LENGTH_MAX}")
         parts: list[str] = []
         for part in name.split("/"):
             if part == "..":

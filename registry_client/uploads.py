@@ -41,6 +41,7 @@ SMALLER_CHUNKS = (64 << 20, 16 << 20, 4 << 20, 1 << 20)
 """Bytes of the requests tried after status 413. Cloudflare takes 100 MB in one, nginx 1 MiB unless told otherwise."""
 
 _PIECE_SIZE = 1 << 20
+_UPLOADS = "blobs/uploads/"
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _DELETED = (200, 202, 204, 404)
 _RANGE = re.compile(r"(?:bytes[= ])?0-(\d{1,19})")
@@ -127,6 +128,15 @@ class Upload:
         finally:
             self._bytes.close()
 
+    def mount(self) -> bool:
+        """Tries the first of ``mount_from`` and sends no bytes: whether the blob is there now."""
+        answer = self._repository.retried(lambda: self._mount(self._mount_from.pop(0)))
+        if answer is None or answer.status == 201:
+            return answer is not None
+        self._move(answer)
+        self._abandon()
+        return False
+
     def _advance(self) -> PushStatus | None:
         """One request; None if more are needed."""
         self._check_stop()
@@ -151,14 +161,13 @@ class Upload:
         return self._descriptor.size if self.chunk is None else max(self.chunk, self._chunk_min)
 
     def _begin(self) -> PushStatus | None:
-        path = "blobs/uploads/"
         answer = None
         while self._mount_from and answer is None:
-            answer = self._mount(f"{path}?mount={self._descriptor.digest}&from=", self._mount_from.pop(0))
+            answer = self._mount(self._mount_from.pop(0))
             if answer is not None and answer.status == 201:
                 return PushStatus.MOUNTED
         if answer is None:
-            answer = self._send("POST", path, expected=(202,))
+            answer = self._send("POST", _UPLOADS, expected=(202,))
         length = answer.header("oci-chunk-min-length")
         self._chunk_min = int(length[:19]) if length.isascii() and length.isdigit() else 0
         if not answer.header("location"):
@@ -168,10 +177,11 @@ class Upload:
         self._move(answer)
         return None
 
-    def _mount(self, path: str, repository: str) -> Answer | None:
+    def _mount(self, repository: str) -> Answer | None:
         """Asks for the blob of another repository. None: it cannot be had there; else it was mounted (201), or an upload began (202)."""
+        path = f"{_UPLOADS}?mount={self._descriptor.digest}&from={quote(repository, safe='')}"
         try:
-            answer = self._send("POST", path + quote(repository, safe=""), mount_from=repository, expected=(201, 202))
+            answer = self._send("POST", path, mount_from=repository, expected=(201, 202))
         except RegistryError as error:
             if error.temporary:
                 self._mount_from.insert(0, repository)

@@ -56,6 +56,26 @@ class RepositoryWriter:
         self.repository = repository
         self._chunk = chunk
 
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the repository has the blob: one HEAD, with the rights to push.
+
+        Raises:
+            DeniedError: a login is needed, or the account may not push.
+            RegistryError: all else but that there is none.
+        """
+        return self.repository.retried(lambda: has_blob(self.repository, descriptor))
+
+    def mount_blob(self, descriptor: Descriptor, repository: str) -> bool:
+        """Makes the blob of another repository of the same registry part of this one; none of its bytes are sent.
+
+        Returns:
+            False where that does not work: the other one has it not, may not be read, or the registry mounts nothing.
+
+        Raises:
+            UnavailableError: the registry does not answer.
+        """
+        return Upload(self.repository, descriptor, lambda offset: iter(()), mount_from=[repository]).mount()
+
     def push_blob(
         self,
         descriptor: Descriptor,
@@ -81,7 +101,7 @@ class RepositoryWriter:
             TooLargeError: not even 1 MiB passes in one request.
             RegistryError: the registry gave up on us, or we on it; or what ``open_at`` raises.
         """
-        if self.repository.retried(lambda: has_blob(self.repository, descriptor)):
+        if self.has_blob(descriptor):
             return PushStatus.EXISTS
         upload = Upload(
             self.repository, descriptor, open_at, mount_from=mount_from, chunk=self._chunk, progress=progress, stop=stop

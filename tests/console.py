@@ -74,7 +74,8 @@ def normal(lines: list[str], directory: Path | str) -> list[str]:
         line = line.replace(str(directory), CHECKOUT).replace(str(Path(directory).parent), HOME)
         line = re.sub(r"\b(?:About an?|\d+) (?:second|minute|hour|day|week|month|year)s? ago", "AGO", line)
         line = re.sub(r"^(e2fsck|debugfs) \d.*", r"\1", line)
-        line = re.sub(r"^((?:Layer disks|Scratch disk|Catalog|Free space) +\d* +)\d.*", r"\1SIZE", line)
+        line = re.sub(r"^((?:Layer disks|Scratch disk|Configs and names|Catalog|Free space) +\d* +)\d.*", r"\1SIZE", line)
+        line = re.sub(r"( AGO +.*?)\d[\d.]*(?:B|[kMG]B)( *)$", r"\1SIZE", line)  # blocks of the file system below
         if re.match(r"[0-9a-f]{12}: ", line):
             # How far one layer is when another begins is chance, and so is whether its download is ever seen to run.
             if not line.endswith((": Downloading", ": Waiting")):

@@ -7,12 +7,13 @@ file is missing or of another version. Several processes may use one catalog fil
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, insert, select
+from sqlalchemy import Connection, Engine, Select, Table, create_engine, delete, event, exists, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import StaticPool
@@ -56,13 +57,18 @@ class ImageLayerRow:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """A committed image; ``manifest`` and ``config`` are the raw bytes that the digests cover."""
+    """A committed image; ``manifest`` and ``config`` are the raw bytes that the digests cover.
+
+    Attributes:
+        parent: id of the image that it was made from here, None for one that came as it is; that one may be gone.
+    """
 
     id: str
     manifest_digest: str | None
     manifest: bytes
     config: bytes
     layers: tuple[ImageLayerRow, ...]
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +78,22 @@ class ReferenceRow:
     Attributes:
         name: canonical, ``docker.io/library/alpine:3.10`` or ``docker.io/library/alpine@sha256:…``.
         digest: what the registry served under the name: an index or a manifest; None when no registry was asked.
+        tagged: when the image was given the name by hand (RFC 3339, UTC), None where a registry or an archive gave it.
     """
 
     name: str
     image_id: str
     digest: str | None
+    tagged: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that a catalog knew at one moment: layers and images by id, references by name."""
+
+    layers: list[LayerRow]
+    images: list[ImageRow]
+    references: list[ReferenceRow]
 
 
 class Catalog:
@@ -93,7 +110,9 @@ class Catalog:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._name = str(path) if path else "catalog in memory"
+        self._turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if path is None:
+            self._turn = threading.RLock()  # a database in memory has one connection, which all threads share
             self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
         else:
             self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS})
@@ -155,20 +174,57 @@ class Catalog:
         with self._transaction() as connection:
             connection.execute(delete(tables.layers).where(tables.layers.c.chain_id == chain_id))
 
-    def unused_layers(self) -> list[LayerRow]:
-        """Layers that no image has."""
-        used = select(tables.image_layers.c.chain_id)
-        return self._layers(select(tables.layers).where(tables.layers.c.chain_id.not_in(used)))
+    def unused_layers(self) -> list[str]:
+        """Chain ids of the layers that no image has, and no layer stands on."""
+        layers, children, users = tables.layers, tables.layers.alias(), tables.image_layers
+        is_used = exists().where(users.c.chain_id == layers.c.chain_id)
+        is_parent = exists().where(children.c.parent == layers.c.chain_id)
+        with self._transaction() as connection:
+            query = select(layers.c.chain_id).where(~is_used, ~is_parent).order_by(layers.c.chain_id)
+            return list(connection.execute(query).scalars())
+
+    def is_used(self, chain_id: str) -> bool:
+        """Whether an image has the layer."""
+        with self._transaction() as connection:
+            query = select(tables.image_layers.c.chain_id).where(tables.image_layers.c.chain_id == chain_id).limit(1)
+            return connection.execute(query).first() is not None
+
+    def contents(self) -> Contents:
+        """Everything, as it was at one moment; those who write do not wait for it."""
+        with self._transaction(reading=True) as connection:
+            layers = connection.execute(_select(tables.layers, LayerRow).order_by(tables.layers.c.chain_id))
+            references = connection.execute(_select(tables.references, ReferenceRow).order_by(tables.references.c.name))
+            return Contents(
+                layers=[LayerRow(*row) for row in layers.all()],
+                images=_images(connection),
+                references=[ReferenceRow(*row) for row in references.all()],
+            )
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many images there are, how many layers, and how many of these several images have."""
+        users = func.count(tables.image_layers.c.image_id.distinct())
+        shared = select(tables.image_layers.c.chain_id).group_by(tables.image_layers.c.chain_id).having(users > 1)
+        with self._transaction() as connection:
+            images, layers, several = (
+                connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for table in (tables.images, tables.layers, shared.subquery())
+            )
+        return images, layers, several
 
     def image(self, image_id: str) -> ImageRow | None:
         """The image, or None."""
         with self._transaction() as connection:
-            return next(iter(_images(connection, select(tables.images).where(tables.images.c.id == image_id))), None)
+            return next(iter(_images(connection, image_id)), None)
 
     def images(self) -> list[ImageRow]:
         """All images, by id."""
         with self._transaction() as connection:
-            return list(_images(connection, select(tables.images).order_by(tables.images.c.id)))
+            return _images(connection)
+
+    def children(self, image_id: str) -> list[str]:
+        """Ids of the images that were made from this one."""
+        with self._transaction() as connection:
+            return list(connection.execute(select(tables.images.c.id).where(tables.images.c.parent == image_id)).scalars())
 
     def image_ids(self, prefix: str, limit: int = 2) -> list[str]:
         """At most ``limit`` ids of images that begin with ``prefix``; it holds no wildcard."""
@@ -182,6 +238,20 @@ class Catalog:
             _put_image(connection, image)
             for reference in references:
                 _put_reference(connection, reference)
+
+    def names_with_blob(self, chain_id: str, digest: str, prefix: str, limit: int) -> list[str]:
+        """At most ``limit`` names beginning with ``prefix`` that a registry was asked for, of images that have this blob of the layer."""
+        layers, references = tables.image_layers, tables.references
+        query = (
+            select(references.c.name)
+            .distinct()
+            .join(layers, layers.c.image_id == references.c.image_id)
+            .where(layers.c.chain_id == chain_id, layers.c.digest == digest, references.c.digest.is_not(None))
+            .where(references.c.name.startswith(prefix, autoescape=True))
+            .limit(limit)
+        )
+        with self._transaction() as connection:
+            return list(connection.execute(query).scalars())
 
     def delete_image(self, image_id: str) -> None:
         """Forgets the image and its references; its layers stay."""
@@ -220,10 +290,12 @@ class Catalog:
             return [ReferenceRow(**row) for row in connection.execute(query).mappings()]
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            with self._turn, self._engine.connect() as connection:
+                connection.execution_options(imgstore_reading=reading)
+                with connection.begin():
+                    yield connection
         except DatabaseError as error:
             raise _translate(error, self._name) from error
 
@@ -259,7 +331,8 @@ def _configure(engine: Engine, *, in_file: bool) -> None:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get("imgstore_reading")
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _existing_tables(connection: Connection) -> list[str]:
@@ -291,16 +364,27 @@ def _put_image(connection: Connection, image: ImageRow) -> None:
 
 
 def _put_reference(connection: Connection, reference: ReferenceRow) -> None:
-    values = {"name": reference.name, "image_id": reference.image_id, "digest": reference.digest}
+    values = {column.name: getattr(reference, column.name) for column in tables.references.columns}
     connection.execute(upsert(tables.references).values(values).on_conflict_do_update(["name"], set_=values))
 
 
-def _images(connection: Connection, query: Select[Any]) -> Iterator[ImageRow]:
-    for row in connection.execute(query).mappings().all():
-        layers = tables.image_layers
-        found = connection.execute(
-            select(layers.c.chain_id, layers.c.diff_id, layers.c.digest, layers.c.media_type)
-            .where(layers.c.image_id == row["id"])
-            .order_by(layers.c.position)
-        )
-        yield ImageRow(**row, layers=tuple(ImageLayerRow(**layer) for layer in found.mappings()))
+def _select(table: Table, kind: type[LayerRow | ReferenceRow]) -> Select[Any]:
+    """The columns in the order of the row's fields."""
+    return select(*(table.c[field.name] for field in fields(kind)))
+
+
+def _images(connection: Connection, image_id: str | None = None) -> list[ImageRow]:
+    """One image, or all by id; two queries, however many there are."""
+    images, layers = tables.images.c, tables.image_layers.c
+    found = select(images.id, images.manifest_digest, images.manifest, images.config, images.parent).order_by(images.id)
+    theirs = select(layers.image_id, layers.chain_id, layers.diff_id, layers.digest, layers.media_type)
+    theirs = theirs.order_by(layers.image_id, layers.position)
+    if image_id is not None:
+        found, theirs = found.where(images.id == image_id), theirs.where(layers.image_id == image_id)
+    layers_of: dict[str, list[ImageLayerRow]] = {}
+    for owner, *layer in connection.execute(theirs).all():
+        layers_of.setdefault(owner, []).append(ImageLayerRow(*layer))
+    return [
+        ImageRow(id, manifest_digest, manifest, config, tuple(layers_of.get(id, ())), parent)
+        for id, manifest_digest, manifest, config, parent in connection.execute(found).all()
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Kept in SQLite's ``user_version``. A catalog of another version is not migrated: it is rebuilt from the datastore."""
 
 metadata = MetaData()
@@ -18,6 +18,7 @@ layers = Table(
     Column("disk", String, nullable=True),  # path on the datastore; NULL: the layer changes nothing
     Column("disk_size", Integer, nullable=False),
     Column("size", Integer, nullable=False),
+    Index("layers_by_parent", "parent"),
 )
 
 images = Table(
@@ -27,6 +28,8 @@ images = Table(
     Column("manifest_digest", String, nullable=True),
     Column("manifest", LargeBinary, nullable=False),
     Column("config", LargeBinary, nullable=False),
+    Column("parent", String, nullable=True),
+    Index("images_by_parent", "parent"),
 )
 
 image_layers = Table(
@@ -47,5 +50,6 @@ references = Table(
     Column("name", String, primary_key=True),
     Column("image_id", String, ForeignKey("images.id", ondelete="CASCADE"), nullable=False),
     Column("digest", String, nullable=True),
+    Column("tagged", String, nullable=True),
     Index("references_by_image", "image_id"),
 )

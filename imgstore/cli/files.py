@@ -7,10 +7,9 @@ import stat
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -88,36 +87,11 @@ def export(session: Session, reference: str, destination: Path | None) -> None:
     if destination is None and sys.stdout.isatty():
         raise InvalidError("standard output: a terminal cannot take an archive", hint=f"imgstore export {reference} > rootfs.tar")
     session.kept = "what was written of the archive is incomplete" if destination is None else f"no {destination} was made"
-    with session.open_store() as store, output.binary_output() if destination is None else _appearing_file(destination) as out:
+    with (
+        session.open_store() as store,
+        output.binary_output() if destination is None else output.appearing_file(destination) as out,
+    ):
         store.export(reference, out)
-
-
-@contextmanager
-def _appearing_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that gets its name when the block ends well, and is removed when it does not.
-
-    A device or a pipe is written as it is.
-    """
-    if path.exists() and not path.is_file():
-        with _open(path, path, "wb") as out:
-            yield out
-        return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    out = _open(path, part, "xb")
-    try:
-        with out:
-            yield out
-        part.replace(path)
-    except BaseException:
-        part.unlink()
-        raise
-
-
-def _open(path: Path, actual: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
-    try:
-        return actual.open(mode)
-    except OSError as error:
-        raise InvalidError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _long_lines(files: list[tuple[bytes, FileStatus]]) -> Iterator[bytes]:

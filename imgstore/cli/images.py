@@ -1,4 +1,4 @@
-"""``imgstore images``, ``inspect``, ``history``, ``tag`` and ``rm``."""
+"""``imgstore images``, ``inspect``, ``history``, ``tag``, ``rm`` and ``prune``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import click
 
 from imgstore.cli import output, units
 from imgstore.cli.failures import do_each
+from imgstore.cli.filters import filter_option
+from imgstore.cli.prompts import confirm
 from imgstore.cli.session import Session
 
 if TYPE_CHECKING:
@@ -20,16 +22,25 @@ CREATED_BY_WIDTH = 45
 
 
 @click.command()
-@click.option("-a", "--all", is_flag=True, expose_value=False, help="As docker takes it; no image is ever hidden.")
+@click.argument("name", metavar="[NAME[:TAG]]", default="")
+@click.option("-a", "--all", "intermediate", is_flag=True, help="Also images without a name that others were made from.")
+@filter_option
 @click.option("-q", "--quiet", is_flag=True, help="Print image ids only.")
 @click.option("--digests", is_flag=True, help="Show the digest under which a registry has the image.")
 @click.option("--no-trunc", is_flag=True, help="Print ids in full.")
 @output.format_option
 @click.pass_obj
-def images(session: Session, quiet: bool, digests: bool, no_trunc: bool) -> None:
-    """List the images of the store."""
+def images(
+    session: Session, name: str, intermediate: bool, filters: dict[str, list[str]], quiet: bool, digests: bool, no_trunc: bool
+) -> None:
+    """List the images of the store.
+
+    With a NAME those that have it; it may be a pattern, such as "harbor.example/*/app".
+    """
+    if name:
+        filters.setdefault("reference", []).append(name)
     with session.open_store() as store:
-        shown = store.images()
+        shown = store.images(filters, intermediate=intermediate)
     if session.json:
         output.print_json([image.id if quiet else _summarize(image) for image in shown])
     elif quiet:
@@ -124,6 +135,39 @@ def remove(session: Session, references: tuple[str, ...], force: bool) -> None:
         finally:
             if session.json:
                 output.print_json({"untagged": untagged, "deleted": deleted})
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Remove images that have a tag, too.")
+@filter_option
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@output.format_option
+@click.pass_obj
+def prune(session: Session, everything: bool, filters: dict[str, list[str]], force: bool) -> None:
+    """Remove images that have no tag.
+
+    With them go the disks that no other image needs.
+    """
+    session.kept = "what was not removed is whole"
+    if everything:
+        filters["dangling"] = ["false"]
+    what = "all images" if filters.get("dangling") == ["false"] else "all images without a tag"
+    with session.open_store() as store:
+        if not force and not confirm(
+            f"This removes {what}{' that match' if set(filters) - {'dangling'} else ''}.", "use --force"
+        ):
+            return
+        report = store.prune(filters)
+    untagged = [name for removal in report.removals for name in removal.untagged]
+    deleted = [identifier for removal in report.removals for identifier in removal.deleted]
+    if session.json:
+        output.print_json({"untagged": untagged, "deleted": deleted, "reclaimed": report.reclaimed})
+        return
+    for name in untagged:
+        output.print_line(f"Untagged: {name}")
+    for identifier in deleted:
+        output.print_line(f"Deleted: {identifier}")
+    print(f"Total reclaimed space: {units.format_size(report.reclaimed)}")
 
 
 def short_id(identifier: str) -> str:

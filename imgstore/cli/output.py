@@ -6,11 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, TypeVar
 
 import click
 
 from imgstore.cli.session import Session
+from imgstore.errors import InvalidError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -62,6 +66,37 @@ def binary_output() -> Iterator[BinaryIO]:
     # Not sys.stdout.buffer: with PYTHONUNBUFFERED that is the raw file, which may write a part and call it done.
     with open(sys.stdout.fileno(), "wb", closefd=False) as out:
         yield out
+
+
+@contextmanager
+def appearing_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file that gets its name when the block ends well, and is removed when it does not.
+
+    A device or a pipe is written as it is.
+
+    Raises:
+        InvalidError: it cannot be made.
+    """
+    if path.exists() and not path.is_file():
+        with _open(path, path, "wb") as out:
+            yield out
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    out = _open(path, part, "xb")
+    try:
+        with out:
+            yield out
+        part.replace(path)
+    except BaseException:
+        part.unlink()
+        raise
+
+
+def _open(path: Path, actual: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
+    try:
+        return actual.open(mode)
+    except OSError as error:
+        raise InvalidError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def print_json(value: object, stream: TextIO | None = None) -> None:

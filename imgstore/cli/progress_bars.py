@@ -16,8 +16,8 @@ from imgstore.cli.output import printable
 from imgstore.cli.units import format_size
 from imgstore.progress import ProgressEvent, ProgressSink, State
 
-FINISHED = (State.COMPLETE, State.EXISTS)
-QUEUED = (State.PULLING, State.WAITING)
+FINISHED = (State.COMPLETE, State.EXISTS, State.PUSHED, State.MOUNTED, State.IN_REGISTRY)
+QUEUED = (State.PULLING, State.WAITING, State.PREPARING)
 LINES_BESIDE_LAYERS = 2  # the total, and the line of the cursor
 
 
@@ -31,18 +31,18 @@ def bars_shown(stream: TextIO) -> Iterator[ProgressSink]:
 
 @dataclass(slots=True)
 class _Layer:
-    """What is known of one layer; sizes are compressed bytes."""
+    """What is known of one layer. Sizes are compressed bytes; of a push, those that are compressed first."""
 
     task: TaskID
     state: State = State.PULLING
     size: int = 0
-    downloaded: int = 0
-    converted: int = 0
+    first: int = 0  # bytes downloaded, or compressed
+    second: int = 0  # bytes converted, or pushed: in the measure of the first
 
     @property
     def work_done(self) -> int:
-        """Bytes downloaded and bytes converted: twice the size when all is done."""
-        return 2 * self.size if self.state in FINISHED else self.downloaded + self.converted
+        """What both halves of the work have done: twice the size when all is done."""
+        return 2 * self.size if self.state in FINISHED else self.first + self.second
 
 
 class LayerBars(Progress):
@@ -76,13 +76,19 @@ class LayerBars(Progress):
             self._show_total()
 
     def _show_layer(self, layer: _Layer, event: ProgressEvent, state: State) -> None:
+        if state is not State.PUSHING or layer.size == 0:
+            layer.size = max(layer.size, event.total or 0)
+        if state is State.DOWNLOADED and layer.state is State.CONVERTING:
+            return
         layer.state = state
-        layer.size = max(layer.size, event.total or 0)
-        if state is State.DOWNLOADING:
-            layer.downloaded = event.current
-        elif state is State.CONVERTING:
-            layer.downloaded, layer.converted = layer.size, event.current
         done, total, amount = event.current, layer.size or None, ""
+        if state in (State.DOWNLOADING, State.DOWNLOADED, State.COMPRESSING):
+            layer.first = event.current
+        elif state is State.CONVERTING:
+            layer.first, layer.second = layer.size, event.current
+        elif state is State.PUSHING and event.total:
+            layer.first, layer.second = layer.size, layer.size * event.current // event.total
+            total = event.total
         if state in FINISHED:
             done, total = 1, 1
             self.stop_task(layer.task)

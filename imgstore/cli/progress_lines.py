@@ -19,7 +19,10 @@ class StateLines:
 
     def __call__(self, event: ProgressEvent) -> None:
         repeats = event.state in (None, State.RETRYING)
-        line = ": ".join(filter(None, (event.layer, event.state, event.message if repeats else "")))
+        if event.state is State.MOUNTED:
+            line = f"{event.layer}: {event.state} {event.message}"
+        else:
+            line = ": ".join(filter(None, (event.layer, event.state, event.message if repeats else "")))
         with self._lock:
             if event.state is not None and not repeats:
                 if (event.layer, event.state) in self._told:

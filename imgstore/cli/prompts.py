@@ -40,6 +40,21 @@ def ask_password(prompt: str, hint: str) -> str:
     return _ask(read, "password", hint)
 
 
+def confirm(warning: str, hint: str) -> bool:
+    """Asks whether to go on; anything but a yes is a no.
+
+    Args:
+        hint: how to go on without being asked.
+
+    Raises:
+        InvalidError: there is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise InvalidError("standard input is no terminal to ask on whether to go on", hint=hint)
+    print(f"{warning}\nAre you sure you want to continue? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _ask(read: Callable[[], str], what: str, hint: str) -> str:
     if not sys.stdin.isatty():
         raise InvalidError(f"no {what}, and standard input is no terminal to ask on", hint=hint)

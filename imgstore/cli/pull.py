@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
 from imgstore.cli import output
-from imgstore.cli.progress_lines import StateLines
+from imgstore.cli.progress_shown import progress_shown
 from imgstore.cli.registry_options import credentials_option, options_of, registry_options
 from imgstore.cli.session import Session
-from imgstore.progress import ProgressSink, ignore
 
 if TYPE_CHECKING:
     from imgstore.answers import PullResult
@@ -45,7 +43,7 @@ def pull(session: Session, reference: str, platform: str | None, all_tags: bool,
 
     results: list[PullResult] = []
     with session.open_store(registries=options_of(session)) as store:
-        with _progress(session, quiet=quiet) as progress:
+        with progress_shown(session, quiet=quiet) as progress:
             if all_tags:
                 results.extend(store.pull_all_tags(reference, platform=platform, progress=progress))
             else:
@@ -58,17 +56,6 @@ def pull(session: Session, reference: str, platform: str | None, all_tags: bool,
         if session.json:
             described = [_describe(store, result) for result in results]
             output.print_json(described if all_tags else described[0])
-
-
-def _progress(session: Session, *, quiet: bool) -> AbstractContextManager[ProgressSink]:
-    if quiet:
-        return nullcontext(ignore)
-    # Lines of a log and bars that are redrawn do not go together.
-    if sys.stderr.isatty() and session.environment.get("TERM", "dumb") != "dumb" and not session.debug:
-        from imgstore.cli.progress_bars import bars_shown
-
-        return bars_shown(sys.stderr)
-    return nullcontext(StateLines(sys.stderr))
 
 
 def _narrate(result: PullResult, *, downloaded: bool) -> None:

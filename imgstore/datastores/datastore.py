@@ -202,6 +202,13 @@ class Datastore(abc.ABC):
         """Bytes of storage that a file, or a directory with all that is in it, takes: holes do not count."""
 
     @abc.abstractmethod
+    def usages(self, directory: str) -> dict[str, int]:
+        """Bytes of storage that each file in a directory takes, by name; none where there is no directory.
+
+        One look, however many files there are; leftovers and directories are not among them.
+        """
+
+    @abc.abstractmethod
     def sweep(self) -> Sequence[str]:
         """Removes the leftovers of owners that are no more. Those of live ones, this process too, are left alone.
 

@@ -156,6 +156,22 @@ class LocalDatastore(Datastore):
             with self._directory_at(components) as directory:
                 return _usage(directory)
 
+    def usages(self, directory: str) -> dict[str, int]:
+        found = {}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(named_errors(directory, "measure it"))
+            try:
+                entries = stack.enter_context(os.scandir(stack.enter_context(self._directory_at(split_path(directory)))))
+            except FileNotFoundError:
+                return {}
+            for entry in entries:
+                try:
+                    if entry.is_file(follow_symlinks=False) and not is_private(entry.name):
+                        found[entry.name] = entry.stat(follow_symlinks=False).st_blocks * 512
+                except FileNotFoundError:  # removed since
+                    continue
+        return found
+
     def sweep(self) -> Sequence[str]:
         with named_errors("", "sweep it"), self._directory_at(()) as root:
             return Sweep(root, self._owner).run()

@@ -86,6 +86,14 @@ class MemoryDatastore(Datastore):
                 return self.fs.getsize(path)
             return sum(self.fs.getsize(file) for file in self.fs.walk.files(path or "/"))
 
+    def usages(self, directory: str) -> dict[str, int]:
+        split_path(directory)
+        with _named_errors(directory, "measure it"):
+            if not self.fs.isdir(directory):
+                return {}
+            entries = self.fs.scandir(directory, namespaces=["details"])
+            return {entry.name: entry.size for entry in entries if entry.is_file and not is_private(entry.name)}
+
     def sweep(self) -> Sequence[str]:
         return []
 

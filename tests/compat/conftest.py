@@ -47,6 +47,15 @@ def build_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
 
 
 @pytest.fixture(scope="session")
+def second_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """Another one, which has nothing but what stores push to it."""
+    directory = tmp_path_factory.mktemp("second-registry")
+    with docker_registry(directory) as running:
+        yield running
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
     """A real registry that all tests of the session push to."""
     directory = tmp_path_factory.mktemp("registry")

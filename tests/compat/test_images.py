@@ -262,8 +262,17 @@ def test_a_child_written_by_the_kernel_leaves_the_chain_as_it_is(pulled: Pulled,
 
 
 @by_image
-def test_two_stores_have_the_same_bytes(pulled: Pulled, registry: DockerRegistry, tmp_path: Path) -> None:
-    again = pull(pulled.image, f"{registry.host}/{pulled.image.repository}", tmp_path / "store")
+def test_a_store_that_pulls_what_another_pushed_has_the_same_bytes(
+    pulled: Pulled, second_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    name = f"{second_registry.host}/{pulled.image.repository}"
+    with ImageStore.open(str(pulled.store)) as store:
+        store.tag(pulled.reference, name)
+        store.push(name)
+        image_id = store.image(name).id
+    again = pull(pulled.image, name, tmp_path / "store")
+    with ImageStore.open(str(again.store)) as store:
+        assert store.image(name).id == image_id
     assert [disk.relative_to(pulled.store) for disk in pulled.disks] == [disk.relative_to(again.store) for disk in again.disks]
     assert [digest(disk) for disk in pulled.disks] == [digest(disk) for disk in again.disks]
     shutil.rmtree(again.store)

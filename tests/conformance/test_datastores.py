@@ -320,6 +320,10 @@ class TestNames:
         publish(datastore, "d/b", y=b"y" * 50_000)
         assert 100_000 <= datastore.usage("d/a/x") < 120_000
         assert 150_000 <= datastore.usage("d") <= datastore.usage() < 200_000
+        assert datastore.usages("d/a") == {name: datastore.usage(f"d/a/{name}") for name in datastore.list("d/a")}
+        assert (datastore.usages("d").keys() & {"a"}, datastore.usages("e")) == (set(), {})
+        with datastore.stage("d/a", "made"):
+            assert datastore.usages("d/a").keys() == set(datastore.list("d/a"))
         with pytest.raises(NotFoundError, match="e"):
             datastore.usage("e")
 

@@ -1,10 +1,11 @@
-"""Peak memory of a pull, and of making the layers' tars again, whatever the image: 256 MiB."""
+"""Peak memory of a pull, of a push, and of making the layers' tars again, whatever the image: 256 MiB."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.raw_tar import END, base256, header, padded, pax
+from tests.servers.docker_registry import docker_registry
 from tests.servers.images import BuiltImage, build_image, digest_of, make_tar, write_layout
 
 LIMIT = 256 << 20
@@ -67,6 +69,26 @@ def test_gzip_bomb(cli: CommandLine, tmp_path: Path) -> None:
     assert peak(cli, "pull", "-q", f"oci:{layout}:1") <= LIMIT
     assert peak(cli, "check", "--read-data") <= LIMIT
     assert sum(path.stat().st_blocks * 512 for path in (cli.store / "disks").rglob("*")) < 4 << 20
+
+
+def test_push(cli: CommandLine, tmp_path: Path) -> None:
+    """Of three layers at once: 512 MiB of zeros, 100 MiB that cannot be compressed, and as many that go as they are."""
+    blob, diff_id = zeros_of(8)
+    noise = [make_tar({"noise": random.Random(number).randbytes(100 << 20)}) for number in range(2)]
+    packed = gzip.compress(noise[0], 1, mtime=0)
+    image = build_image(
+        noise, compression="none", config={"rootfs": {"type": "layers", "diff_ids": [diff_id, *map(digest_of, noise)]}}
+    )
+    manifest = json.loads(image.manifest)
+    first, second = (manifest["layers"][0] | {"digest": digest_of(each), "size": len(each)} for each in (blob, packed))
+    manifest["layers"] = [first, second, manifest["layers"][1]]
+    blobs = dict(image.blobs) | {digest_of(blob): blob, digest_of(packed): packed}
+    built = BuiltImage(json.dumps(manifest).encode(), image.media_type, image.config, blobs, image.layers, image.platform)
+    layout = write_layout(tmp_path / "layout", {"1": built})
+    cli.text("pull", "-q", f"oci:{layout}:1")
+    with docker_registry(tmp_path / "registry") as registry:
+        cli.text("tag", "layout:1", f"{registry.host}/app:1")
+        assert peak(cli, "push", "-q", f"{registry.host}/app:1") <= LIMIT
 
 
 def test_sparse_file(cli: CommandLine, tmp_path: Path) -> None:

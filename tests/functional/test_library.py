@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import imgstore
 from registry_client.credentials import Credential
 from registry_client.options import Options
-from tests.servers.images import make_tar
+from tests.servers.images import build_image, make_tar, write_layout
 from tests.servers.registry import Registry
 
 
@@ -22,3 +24,14 @@ def test_nobody_is_a_credential_too(tmp_path: Path) -> None:
             with pytest.raises(imgstore.DeniedError, match="may require 'docker login'"):
                 store.pull(f"{registry.host}/app:1", credential=Credential())
             store.pull(f"{registry.host}/app:1")
+
+
+def test_a_pull_leaves_no_file_open(tmp_path: Path) -> None:
+    """Layers that come before their turn wait in files without a name, which take space as long as they are open."""
+    layers = [make_tar({"data": random.Random(number).randbytes(6_000_000)}) for number in range(4)]
+    layout = write_layout(tmp_path / "layout", {"1": build_image(layers)})
+    imgstore.ImageStore.create(str(tmp_path / "store"), disk_size=64 << 20).close()
+    with imgstore.ImageStore.open(str(tmp_path / "store")) as store:
+        store.pull(f"oci:{layout}:1")
+        targets = [path.readlink() for path in Path("/proc/self/fd").iterdir() if os.path.lexists(path)]
+        assert [target for target in targets if target.is_relative_to(tmp_path) and target.name.endswith(" (deleted)")] == []

@@ -61,6 +61,7 @@ class Registry(Service):
         deletes: manifests and blobs can be deleted; and tags, with ``tag_deletes``.
         checks_manifests: a manifest is refused as long as blobs and manifests that it names are missing.
         uploads: the unfinished ones, and how uploads go; see `Uploads`.
+        searchable: what ``/v1/search`` looks through; None: there is no such path.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Registry(Service):
         self.tag_deletes = True
         self.checks_manifests = True
         self.uploads = Uploads()
+        self.searchable: list[dict[str, Any]] | None = None
         self.tokens: dict[str, tuple[frozenset[str], float]] = {}
         self.host = self.listen("registry", RegistryHandler)
         self.storage_host = self.listen("storage", StorageHandler)

@@ -137,6 +137,10 @@ class RegistryHandler(_RegistryPart):
             return refusal
         if path == "/v2/":
             return json_answer(200, {}, {"Docker-Distribution-Api-Version": "registry/2.0"})
+        if path == "/v1/search" and registry.searchable is not None:
+            word, limit = first(query, "q") or "", int(first(query, "n") or "25")
+            found = [each for each in registry.searchable if word in each["name"]]
+            return json_answer(200, {"num_results": len(found), "query": word, "results": found[:limit]})
         if path == "/v2/_catalog":
             return self._serve_page("repositories", sorted(registry.tags), query, "/v2/_catalog", {})
         for pattern, serve in self._routes():

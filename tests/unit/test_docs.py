@@ -22,7 +22,7 @@ from imgstore.ext4.geometry import Geometry, read_super_block
 from imgstore.ext4.groups import GroupTable
 from imgstore.ext4.journal import journal_blocks
 from imgstore.layers import recipe
-from imgstore.layout import DISKS, SCRATCH, disk_file, grain_sums_file, image_directory, layer_marker, recipe_file
+from imgstore.layout import DISKS, SCRATCH, blobs_file, disk_file, grain_sums_file, image_directory, layer_marker, recipe_file
 from imgstore.vmdk.grains import HostedHeader, Layout
 from registry_client import registry_table
 from registry_client.options import Options, RegistryOptions
@@ -129,7 +129,7 @@ def test_kinds_of_errors() -> None:
 def test_every_method_of_the_library_is_in_the_reference() -> None:
     text = (REFERENCE / "library.md").read_text()
     methods = [name for name in vars(imgstore.ImageStore) if not name.startswith("_") and name != "close"]
-    assert methods == [name for name in methods if re.search(rf"\| `(?:ImageStore\.)?{name}\(", text)]
+    assert methods == [name for name in methods if re.search(rf"\| `(?:ImageStore\.)?{name}[(`]", text)]
 
 
 def test_the_floors_of_the_architecture() -> None:
@@ -183,10 +183,19 @@ def test_the_layout_of_a_store() -> None:
         assert f"\n{DISKS}/{disk_file(stem)} " in text
         assert f"\n{DISKS}/{grain_sums_file(stem)} " in text
     assert f"\n{layer_marker('sha256:<chain id>')} " in text
+    assert f"\n{blobs_file('sha256:<chain id>')} " in text
     assert f"\n{image_directory('sha256:<image id>')}/image.json " in text
     assert f"\n{DISKS}/{recipe_file('<chain id>')} " in text
-    kinds = (markers.StoreMarker, markers.LayerMarker, markers.DiskRecord, markers.RecipeRecord, markers.ImageMarker)
-    for kind in (*kinds, markers.ImageLayer):
+    for kind in (
+        markers.StoreMarker,
+        markers.LayerMarker,
+        markers.DiskRecord,
+        markers.RecipeRecord,
+        markers.ImageMarker,
+        markers.ImageLayer,
+        markers.BlobsMarker,
+        markers.BlobRecord,
+    ):
         for field in kind.__struct_fields__:
             assert f"`{field}`" in text, f"{kind.__name__}.{field}"
 

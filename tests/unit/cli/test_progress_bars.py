@@ -74,3 +74,20 @@ def test_a_retry_of_a_manifest_belongs_to_no_layer(bars: LayerBars) -> None:
 def test_messages_stand_above_the_bars_and_cannot_steer_the_terminal(bars: LayerBars) -> None:
     bars.show(ProgressEvent("", message="[bold]\x1b[2Jthree layers"))
     assert bars.console.file.getvalue() == "[bold]\\x1b[2Jthree layers\n"  # type: ignore[attr-defined]
+
+
+def test_a_push_counts_what_is_compressed_and_what_is_sent(bars: LayerBars) -> None:
+    total = bars.tasks[0]
+    bars.show(ProgressEvent("a", State.PREPARING))
+    assert picture(bars) == ["a Preparing", "Total 0/1 layers"]
+    bars.show(ProgressEvent("a", State.COMPRESSING, 500_000, 2_000_000))
+    assert picture(bars) == ["a Compressing 500kB/2MB", "Total 0/1 layers"]
+    assert (total.completed, total.total) == (500_000, 4_000_000)
+    bars.show(ProgressEvent("a", State.PUSHING, 250_000, 1_000_000))
+    assert picture(bars) == ["a Pushing 250kB/1MB", "Total 0/1 layers"]
+    assert (total.completed, total.total) == (2_500_000, 4_000_000)
+    bars.show(ProgressEvent("b", State.PUSHING, 30, 100))  # it was never compressed
+    assert (total.completed, total.total) == (2_500_000 + 130, 4_000_000 + 200)
+    for layer, state in (("a", State.PUSHED), ("b", State.PUSHED), ("c", State.MOUNTED), ("d", State.IN_REGISTRY)):
+        bars.show(ProgressEvent(layer, state))
+    assert total.finished

@@ -48,3 +48,25 @@ def test_a_retry_of_a_manifest_belongs_to_no_layer() -> None:
 
 def test_a_message_of_a_registry_cannot_steer_the_terminal() -> None:
     assert told(ProgressEvent("", message="\x1b]0;title\x07 pulling")) == ["\\x1b]0;title\\x07 pulling"]
+
+
+def test_a_push() -> None:
+    events = [
+        ProgressEvent("", message="The push refers to repository [host/app]"),
+        ProgressEvent("a1b2c3d4e5f6", State.PREPARING),
+        ProgressEvent("a1b2c3d4e5f6", State.COMPRESSING, 5, 10),
+        ProgressEvent("a1b2c3d4e5f6", State.PUSHING, 1, 2),
+        ProgressEvent("a1b2c3d4e5f6", State.PUSHED),
+        ProgressEvent("b1b2c3d4e5f6", State.MOUNTED, message="library/alpine"),
+        ProgressEvent("c1b2c3d4e5f6", State.IN_REGISTRY),
+    ]
+    expected = [
+        "The push refers to repository [host/app]",
+        "a1b2c3d4e5f6: Preparing",
+        "a1b2c3d4e5f6: Compressing",
+        "a1b2c3d4e5f6: Pushing",
+        "a1b2c3d4e5f6: Pushed",
+        "b1b2c3d4e5f6: Mounted from library/alpine",
+        "c1b2c3d4e5f6: Layer already exists",
+    ]
+    assert expected == told(*events)

@@ -6,14 +6,14 @@ import hashlib
 import lzma
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import zstandard
 
 from imgstore.errors import CorruptError, ImgstoreError, NoSpaceError, UnsupportedError
 from imgstore.layers import compression
-from imgstore.layers.compression import LayerStream
+from imgstore.layers.compression import LayerStream, inflate_archive, is_compressed
 from tests.raw_tar import END, file
 
 TAR = b"".join(file(b"file-%d" % number, b"content %d\n" % number * number) for number in range(300)) + END
@@ -216,3 +216,57 @@ def test_does_not_read_before_it_is_iterated() -> None:
     assert asked == []
     list(stream)
     assert asked == [1]
+
+
+ARCHIVES = FORMS | {
+    "no tar at all": b"not a tar, and not compressed",
+    "xz": lzma.compress(TAR),
+    "xz, three streams": lzma.compress(TAR[:1000]) + lzma.compress(b"") + lzma.compress(TAR[1000:]),
+    "xz, padded with zeros": lzma.compress(TAR, check=lzma.CHECK_CRC32) + bytes(100_000),
+    "bzip2": bz2.compress(TAR),
+    "bzip2, a stream every 500 bytes": b"".join(bz2.compress(TAR[start : start + 500]) for start in range(0, len(TAR), 500)),
+    "bzip2, padded with zeros": bz2.compress(TAR) + bytes(100_000),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("form", ARCHIVES)
+def test_archives_of_all_forms(form: str, chunk: int) -> None:
+    data = ARCHIVES[form]
+    plain = form in ("plain", "no tar at all")
+    assert (data if plain else TAR) == b"".join(inflate_archive(cut(data, chunk)))
+    assert is_compressed(data[:8]) is not plain
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (lzma.compress(TAR)[:-1], CorruptError, "xz stream 1 at byte 0: the archive ends in the middle of it"),
+        (bz2.compress(TAR)[:-1], CorruptError, "bzip2 stream 1 at byte 0: the archive ends in the middle of it"),
+        (bz2.compress(TAR) * 2 + b"BZh", CorruptError, r"bzip2 stream 3 at byte \d+: the archive ends in the middle"),
+        (GZIP[:-1], CorruptError, "gzip member 1 at byte 0: the archive ends in the middle"),
+        (ZSTD[:-1], CorruptError, "zstd frame at byte 0: the archive ends in the middle"),
+        (lzma.compress(TAR) + b"x", CorruptError, "archive has something else than zeros after xz stream 1"),
+        (bz2.compress(TAR) + b"\0x", CorruptError, "archive has something else than zeros after bzip2 stream 1"),
+        (b"\xfd7zXZ\0" + bytes(100), CorruptError, "xz stream 1 at byte 0: "),
+        (b"BZh9" + bytes(100), CorruptError, "bzip2 stream 1 at byte 0: "),
+        (lzma.compress(TAR)[:200] + b"x" + lzma.compress(TAR)[201:], CorruptError, "xz stream 1"),
+        (b"PK\x03\x04" + bytes(100), UnsupportedError, "archive is compressed with zip"),
+        (b"\x04\x22\x4d\x18" + bytes(100), UnsupportedError, "compressed with lz4"),
+    ],
+)
+def test_archives_that_are_damaged(data: bytes, error: type[ImgstoreError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        list(inflate_archive(cut(data, 1000)))
+
+
+def test_xz_that_needs_much_memory() -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 256 << 20}]
+    data = lzma.compress(TAR, filters=filters)
+    with pytest.raises(UnsupportedError, match="needs more than 134217728 bytes of memory"):
+        list(inflate_archive([data]))
+
+
+@pytest.mark.parametrize("compress", [lzma.compress, bz2.compress])
+def test_a_bomb_comes_out_in_pieces(compress: Callable[[bytes], bytes]) -> None:
+    assert max(map(len, inflate_archive([compress(bytes(64 << 20))]))) < 2 << 20

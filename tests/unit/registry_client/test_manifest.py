@@ -13,7 +13,7 @@ from registry_client.digest import Digest
 from registry_client.errors import MalformedError, NoMatchingPlatformError, RegistryError, UnsupportedError
 from registry_client.image import Document, Image, ImageResolver
 from registry_client.image_config import parse_image_config
-from registry_client.manifest import Descriptor, Index, Manifest, parse_manifest
+from registry_client.manifest import Descriptor, Index, Manifest, encode_manifest, parse_manifest
 from registry_client.platform import Platform
 from registry_client.strict_json import parse_json
 from tests.servers.images import OCI_INDEX, OCI_MANIFEST, BuiltImage, build_image, build_index
@@ -245,3 +245,26 @@ def test_deepest_document() -> None:
     assert parse_json(b"[" * 63 + b"]" * 63, "test") is not None
     with pytest.raises(RegistryError):
         parse_json(b"[" * 65 + b"]" * 65, "test")
+
+
+@pytest.mark.parametrize("media_type", sorted(media_types.MANIFESTS))
+def test_what_is_encoded_is_what_is_parsed(media_type: str) -> None:
+    config = Descriptor(media_types.OCI_CONFIG, Digest.of(b"{}"), 2)
+    layers = [
+        Descriptor(media_types.OCI_LAYER_GZIP, Digest.of(b"a"), 7, annotations={"z": "é", "a": ""}),
+        Descriptor(media_types.DOCKER_LAYER_GZIP, Digest.of(b"b", "sha512"), 1 << 40, urls=("https://example.com/b",)),
+    ]
+    data = encode_manifest(media_type, config, layers, {"b": "1", "a": "2"})
+    parsed = parse_manifest(data, media_type, "it")
+    assert isinstance(parsed, Manifest)
+    assert (parsed.media_type, parsed.config, list(parsed.layers)) == (media_type, config, layers)
+    assert parsed.annotations == {"a": "2", "b": "1"}
+    assert data == encode_manifest(media_type, config, layers, {"a": "2", "b": "1"})
+    assert b"annotations" not in encode_manifest(media_type, config, [], {})
+
+
+def test_urls_are_bounded() -> None:
+    layer = {"mediaType": media_types.OCI_LAYER, "digest": Digest.of(b""), "size": 0, "urls": ["https://example.com"] * 101}
+    data = json.dumps({"schemaVersion": 2, "config": layer | {"urls": []}, "layers": [layer]}).encode()
+    with pytest.raises(MalformedError, match=r"layers\[0\]: urls has 101 elements, more than 100"):
+        parse_manifest(data, "", "it")
