@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from imgstore.ext4.reader import FileStatus
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.rebuild import RebuildReport
+    from imgstore.stop import Stop
     from imgstore.store import ImageStore
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "RemoteImage",
     "Removal",
     "State",
+    "Stop",
     "StoreInfo",
     "UnavailableError",
     "UnsupportedError",
@@ -106,6 +108,7 @@ _ELSEWHERE = {
     "RemoteImage": "answers",
     "Removal": "answers",
     "State": "progress",
+    "Stop": "stop",
     "StoreInfo": "answers",
     "Usage": "answers",
 }

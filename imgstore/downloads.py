@@ -31,10 +31,12 @@ class Spools:
 
     Args:
         directory: where the files without a name lie when they are needed; None: the system's temporary directory.
+        spill: put into those files what comes before its turn; else its source waits, which is as well where it can be read at any time.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, *, spill: bool = True) -> None:
         self.directory = directory
+        self.spill = spill
         self.changed = threading.Condition()
         self.converter_idle = True
         """Whether the reader waits for bytes, or reads nothing now. Guarded by ``changed``, as is all state of the spools."""
@@ -68,7 +70,7 @@ class Spool:
             NoSpaceError: the file system of the directory is full.
         """
         with self._changed:
-            while self._in_memory > _MEMORY_LIMIT and not self._spools.converter_idle and not self._cancelled:
+            while self._in_memory > _MEMORY_LIMIT and not self._may_spill() and not self._cancelled:
                 self._changed.wait()
             if self._cancelled:
                 raise CancelledError
@@ -157,6 +159,9 @@ class Spool:
                 self._in_memory -= len(piece)
                 self._changed.notify_all()
             return piece
+
+    def _may_spill(self) -> bool:
+        return self._spools.spill and self._spools.converter_idle
 
     def _write_file(self, piece: bytes, offset: int) -> None:
         try:

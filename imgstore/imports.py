@@ -21,6 +21,7 @@ from imgstore.inputs import open_input
 from imgstore.instructions import apply_changes
 from imgstore.intake import Intake
 from imgstore.progress import ProgressSink
+from imgstore.stop import Stop
 from registry_client import media_types
 from registry_client.blobs import BlobStream
 from registry_client.digest import DiffId, Digest
@@ -54,7 +55,13 @@ class ImportOptions:
 
 
 def import_image(
-    body: Path | BinaryIO, name: str, options: ImportOptions, intake: Intake, directory: Path | None, progress: ProgressSink
+    body: Path | BinaryIO,
+    name: str,
+    options: ImportOptions,
+    intake: Intake,
+    directory: Path | None,
+    progress: ProgressSink,
+    stop: Stop,
 ) -> ImageRow:
     """Takes the image in.
 
@@ -78,11 +85,13 @@ def import_image(
         data = _make_config(DiffId(layer.digest), run_config, platform, options.message, created)
         config = parse_image_config(data, name)
         image = Image(config, (layer,))
-        return intake.take(source, image, names_of(reference, str(config.image_id), None), progress).image
+        return intake.take(source, image, names_of(reference, str(config.image_id), None), progress, stop).image
 
 
 class _TarSource:
     """A BlobSource whose only blob is a plain file."""
+
+    local = True
 
     def __init__(self, file: BinaryIO) -> None:
         self._fd = file.fileno()

@@ -13,6 +13,7 @@ from imgstore.images import Images
 from imgstore.leases import Leases, held
 from imgstore.progress import ProgressSink
 from imgstore.pulls import BlobSource, LayerPull, WantedLayer
+from imgstore.stop import Stop
 from registry_client.image import Image
 
 NAMES = "names"
@@ -58,7 +59,9 @@ class Intake:
         self._directory = directory
         self._tidy = tidy
 
-    def take(self, source: BlobSource, image: Image, names: Sequence[ReferenceRow], progress: ProgressSink) -> TakenIn:
+    def take(
+        self, source: BlobSource, image: Image, names: Sequence[ReferenceRow], progress: ProgressSink, stop: Stop
+    ) -> TakenIn:
         """Brings the layers that are not there, then commits the image under these names, which leave any image that had them.
 
         After an error or a crash neither the image nor a name of it is new; layers that were complete stay for the next try, and
@@ -66,8 +69,10 @@ class Intake:
 
         Args:
             source: has the blobs of the image's layers.
+            stop: ends it, as long as the image is not committed.
 
         Raises:
+            StoppedError: it was ended.
             ImgstoreError: the first layer that failed.
         """
         wanted = [
@@ -92,15 +97,20 @@ class Intake:
         )
         with gc.kept(self._leases, (layer.chain_id for layer in wanted)):
             self._tidy()
-            brought = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory).run(wanted)
+            pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory, stop)
+            brought = pull.run(wanted)
+            stop.check()
             with held(self._leases, NAMES):
                 # A rebuild while we pulled, or a pull that was killed, can have left the catalog without them.
                 for layer in wanted:
                     self._catalog.put_layer(layer_row(self._disks.read_marker(layer.chain_id)))
                 before = {name.name: self._catalog.reference(name.name) for name in names}
-                known = self._catalog.image(row.id) is not None and all(before[name.name] == name for name in names)
+                old = self._catalog.image(row.id)
+                if old is not None and image.manifest_document is None:
+                    row = old  # an archive knows less than the registry that it came from before
+                known = old is not None and all(before[name.name] == name for name in names)
                 self._images.commit(row, names)
-        moved = {name: old.image_id for name, old in before.items() if old is not None and old.image_id != row.id}
+        moved = {name: was.image_id for name, was in before.items() if was is not None and was.image_id != row.id}
         return TakenIn(row, changed=brought or not known, moved=moved)
 
     def collect(self) -> None:

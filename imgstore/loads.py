@@ -15,6 +15,7 @@ from imgstore.inputs import open_input
 from imgstore.intake import Intake
 from imgstore.progress import ProgressEvent, ProgressSink
 from imgstore.registries import translate, translated
+from imgstore.stop import Stop
 from registry_client.archive import ArchiveSource, open_archive
 from registry_client.errors import NoMatchingPlatformError, RegistryError
 from registry_client.files import ArchiveFiles
@@ -36,6 +37,7 @@ def load_images(
     intake: Intake,
     directory: Path | None,
     progress: ProgressSink,
+    stop: Stop,
 ) -> Iterator[Loaded]:
     """Takes the images in, in the order of the archive; each is there, with its names, when it comes out.
 
@@ -56,7 +58,7 @@ def load_images(
         found = False
         for source in open_archive(path, files):
             try:
-                loaded = _load(source, platform, intake, progress)
+                loaded = _load(source, platform, intake, progress, stop)
             except NoMatchingPlatformError as error:
                 if platform is None:
                     raise
@@ -72,11 +74,12 @@ def load_images(
             raise translate(others[0])
 
 
-def _load(source: ArchiveSource, platform: Platform | None, intake: Intake, progress: ProgressSink) -> Loaded:
+def _load(source: ArchiveSource, platform: Platform | None, intake: Intake, progress: ProgressSink, stop: Stop) -> Loaded:
+    stop.check()
     image = source.resolve(platform)
     image_id = str(image.config.image_id)
     names = [row for reference in source.references for row in names_of(reference, image_id, None)]
-    taken = intake.take(source, image, names, progress)
+    taken = intake.take(source, image, names, progress, stop)
     for moved, old in taken.moved.items():
         message = f"The image {familiar(moved)} already exists, renaming the old one with ID {old} to empty string"
         progress(ProgressEvent("", message=message))

@@ -13,6 +13,8 @@ class State(enum.StrEnum):
     PULLING = "Pulling fs layer"
     WAITING = "Waiting"
     DOWNLOADING = "Downloading"
+    DOWNLOADED = "Download complete"
+    """All has come; the lowest layer is CONVERTING before that, as it comes."""
     RETRYING = "Retrying"
     CONVERTING = "Converting"
     COMPLETE = "Pull complete"

@@ -8,6 +8,7 @@ holds the lowest lease waits for nobody.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections import deque
@@ -27,6 +28,7 @@ from imgstore.leases import Lease, Leases, wait_for
 from imgstore.markers import LayerMarker, RecipeRecord
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.registries import translate
+from imgstore.stop import Stop
 from imgstore.unpack import unpack
 from imgstore.vmdk.chain import Chain
 from registry_client.blobs import BlobStream
@@ -47,6 +49,8 @@ _NOTE_SECONDS = 0.2
 
 class BlobSource(Protocol):
     """Where the blobs of an image come from: any ImageSource is one."""
+
+    local: bool
 
     def open_blob(self, descriptor: Descriptor) -> BlobStream:
         """See ImageSource."""
@@ -72,6 +76,7 @@ class LayerPull:
 
     Args:
         spool_directory: for what downloads ahead of its turn; None: the system's temporary directory.
+        stop: ends it from another thread; None: nobody does.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class LayerPull:
         leases: Leases,
         progress: ProgressSink,
         spool_directory: Path | None,
+        stop: Stop | None = None,
     ) -> None:
         self._source = source
         self._disks = disks
@@ -89,39 +95,52 @@ class LayerPull:
         self._leases = leases
         self._progress = progress
         self._spool_directory = spool_directory
+        self._stop = stop or Stop()
 
     def run(self, layers: Sequence[WantedLayer]) -> bool:
         """Returns when every layer is committed: whether any had to be brought.
 
         Raises:
             ImgstoreError: the first layer that failed; those below it are committed and stay.
-            KeyboardInterrupt: likewise.
+            StoppedError, KeyboardInterrupt: likewise.
         """
-        for layer in layers:
-            self._progress(ProgressEvent(layer.short, State.PULLING, total=layer.descriptor.size))
         self._disks.make_scratch()
         existing = self._count_existing(layers)
         for layer in layers[:existing]:
             self._progress(ProgressEvent(layer.short, State.EXISTS))
+        for number, layer in enumerate(layers[existing:]):
+            self._progress(ProgressEvent(layer.short, State.PULLING, total=layer.descriptor.size))
+            if number >= CONCURRENT_DOWNLOADS:
+                self._progress(ProgressEvent(layer.short, State.WAITING, total=layer.descriptor.size))
         if existing == len(layers):
             return False
+        try:
+            self._bring_all(layers, existing)
+        except CancelledError:
+            self._stop.check()
+            raise
+        return True
+
+    def _bring_all(self, layers: Sequence[WantedLayer], existing: int) -> None:
         with contextlib.ExitStack() as stack:
             chains = stack.enter_context(contextlib.ExitStack())
             chain = self._disks.open_chain([layer.chain_id for layer in layers[:existing]])
             chains.callback(chain.close)
             commits = stack.enter_context(_Commits(self._disks, self._catalog, self._progress))
-            workers = stack.enter_context(ThreadPoolExecutor(CONCURRENT_DOWNLOADS, thread_name_prefix="imgstore-download"))
-            downloads: deque[_Download] = deque()
+            workers = ThreadPoolExecutor(CONCURRENT_DOWNLOADS, thread_name_prefix="imgstore-download")
+            # A download that waits for the first byte of an answer cannot be interrupted. Stopped, it holds nothing, and ends by itself.
+            stack.callback(lambda: workers.shutdown(wait=not self._stop.is_set))
+            spools = Spools(self._spool_directory, spill=not self._source.local)
+            downloads = deque(_Download(layer, self._source, self._leases, self._progress, spools) for layer in layers[existing:])
             stack.callback(_cancel, downloads)
-            spools = Spools(self._spool_directory)
-            for layer in layers[existing:]:
-                downloads.append(_Download(layer, self._source, self._leases, self._progress, spools))
-                workers.submit(downloads[-1].run, self._disks)
+            stack.enter_context(self._stop.interrupting(functools.partial(_interrupt, tuple(downloads))))
+            for download in downloads:
+                workers.submit(download.run, self._disks)
             while downloads:
+                self._stop.check()
                 chain = self._bring(downloads[0], chain, commits)
                 chains.callback(chain.close)
                 downloads.popleft().drop_spool()
-        return True
 
     def _count_existing(self, layers: Sequence[WantedLayer]) -> int:
         """How many layers from the lowest up are whole; one that is damaged is converted again, and with it all above are looked at."""
@@ -195,6 +214,7 @@ class _Download:
                     done += len(piece)
                     if not self._converting:
                         self._tell(State.DOWNLOADING, done)
+            self._progress(ProgressEvent(self.layer.short, State.DOWNLOADED, done, done))
             self._spool.finish()
         except BaseException as error:
             reason = translate(error) if isinstance(error, RegistryError) else error
@@ -238,13 +258,17 @@ class _Download:
         if self._lease is not None:
             self._lease.abandon()
 
-    def cancel(self) -> None:
-        """Ends the download, wherever it is."""
+    def interrupt(self) -> None:
+        """Ends the download, wherever it is, and what reads its pieces. The lease stays with who converts the layer."""
         with self._guard:
             self._stopped = True
         if self._blob is not None:
             self._blob.cancel()
         self._spool.close()
+
+    def cancel(self) -> None:
+        """Ends the download, and lets others have the layer."""
+        self.interrupt()
         self.release()
 
     def _keep(self, lease: Lease) -> None:
@@ -276,6 +300,11 @@ class _Download:
 def _cancel(downloads: Iterable[_Download]) -> None:
     for download in downloads:
         download.cancel()
+
+
+def _interrupt(downloads: Iterable[_Download]) -> None:
+    for download in downloads:
+        download.interrupt()
 
 
 class _Commits:

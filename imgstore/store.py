@@ -61,6 +61,7 @@ from imgstore.pushes import ImagePush, find_tagged, parse_destination, parse_rep
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.registries import translated
 from imgstore.saves import select_images, write_archive
+from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
 from registry_client.client import RepositoryClient
 from registry_client.credentials import Credential
@@ -195,6 +196,7 @@ class ImageStore:
         platform: str | None = None,
         credential: Credential | None = None,
         progress: ProgressSink = ignore,
+        stop: Stop | None = None,
     ) -> PullResult:
         """Brings an image into the store, and gives it its name.
 
@@ -207,19 +209,22 @@ class ImageStore:
             platform: ``os/arch[/variant]``; None: Linux on this machine's architecture.
             credential: for the registry of the reference; None: what the store's options or the files of docker and podman have.
             progress: told what happens; called from several threads.
+            stop: ends it from another thread.
 
         Raises:
             InvalidError, NotFoundError, DeniedError, UnavailableError, UnsupportedError: as the source says.
             CorruptError: what came is not what its digest says, or breaks its format.
             NoSpaceError: it does not fit a disk of this store, or not the datastore.
+            StoppedError: ``stop`` was set. A request that the registry leaves without an answer ends only when its time is over.
         """
+        stop = stop or Stop()
         with contextlib.ExitStack() as stack, translated():
             wanted = None if platform is None else Platform.parse(platform)
-            source = open_source(reference, self._options(progress, credential), self._connections)
+            source = open_source(reference, self._options(progress, credential, stop), self._connections)
             stack.callback(source.close)
             progress(ProgressEvent("", message=f"Pulling {source.name}"))
             with self._mended():
-                return self._pull(source, wanted, progress)
+                return self._pull(source, wanted, progress, stop)
 
     def pull_all_tags(
         self,
@@ -228,6 +233,7 @@ class ImageStore:
         platform: str | None = None,
         credential: Credential | None = None,
         progress: ProgressSink = ignore,
+        stop: Stop | None = None,
     ) -> Iterator[PullResult]:
         """Pulls every tag of a repository, one after the other; signatures and the like, which are no images, are left out.
 
@@ -235,17 +241,32 @@ class ImageStore:
             InvalidError: the reference names a tag or digest, or no registry.
             Otherwise what `pull` raises; what came before stays.
         """
-        with contextlib.ExitStack() as stack, translated():
-            source = open_source(reference, self._options(progress, credential), self._connections)
-            stack.callback(source.close)
-            if source.reference is None or reference.startswith(("oci", "docker-archive")):
-                raise InvalidError(f"{reference}: all tags can be pulled from a registry only")
-            repository = source.reference
-            if set(":@") & set(reference.rpartition("/")[2]):
-                raise InvalidError(f"{reference}: tag can't be used with --all-tags/-a")
-            tags = source.tags()
+        tags = self.list_tags(reference, credential=credential, progress=progress, stop=stop)
         for tag in tags:
-            yield self.pull(str(repository.with_tag(tag)), platform=platform, credential=credential, progress=progress)
+            yield self.pull(f"{reference}:{tag}", platform=platform, credential=credential, progress=progress, stop=stop)
+
+    def list_tags(
+        self,
+        repository: str,
+        *,
+        credential: Credential | None = None,
+        progress: ProgressSink = ignore,
+        stop: Stop | None = None,
+    ) -> list[str]:
+        """The tags that a repository has in its registry, without those of signatures and the like. Arguments as for `pull`.
+
+        Raises:
+            InvalidError: the reference names a tag or digest, or no registry.
+            Otherwise what `pull` raises.
+        """
+        with contextlib.ExitStack() as stack, translated():
+            source = open_source(repository, self._options(progress, credential, stop or Stop()), self._connections)
+            stack.callback(source.close)
+            if source.reference is None or repository.startswith(("oci", "docker-archive")):
+                raise InvalidError(f"{repository}: all tags can be pulled from a registry only")
+            if set(":@") & set(repository.rpartition("/")[2]):
+                raise InvalidError(f"{repository}: tag can't be used with --all-tags/-a")
+            return source.tags()
 
     def save(self, references: Sequence[str], *, platform: str | None = None) -> Generator[Bytes, None, None]:
         """Images as one tar, which is an OCI image layout and a docker-archive at once; the same bytes each time.
@@ -276,6 +297,7 @@ class ImageStore:
         name: str = "archive",
         platform: str | None = None,
         progress: ProgressSink = ignore,
+        stop: Stop | None = None,
     ) -> Iterator[LoadedImage]:
         """Brings the images of an archive into the store, one after the other; begins when the first one is asked for.
 
@@ -290,6 +312,7 @@ class ImageStore:
             platform: images for another one are left out; of an image for several, this one is taken. None: all images, and for Linux
                 on this machine's architecture where there is a choice.
             progress: told what happens; called from several threads.
+            stop: ends it from another thread, between its images or within one.
 
         Raises:
             NotFoundError: no such file, no archive of images, a part of it is missing, or there is nothing for the platform.
@@ -302,7 +325,7 @@ class ImageStore:
         if isinstance(archive, Path):
             name = str(archive)
         with self._mended():
-            for loaded in load_images(archive, name, wanted, self._intake, self._directory, progress):
+            for loaded in load_images(archive, name, wanted, self._intake, self._directory, progress, stop or Stop()):
                 yield LoadedImage(self._listing.image(loaded.image), loaded.references)
 
     def import_image(
@@ -316,6 +339,7 @@ class ImageStore:
         created: datetime | None = None,
         name: str = "body",
         progress: ProgressSink = ignore,
+        stop: Stop | None = None,
     ) -> Image:
         """Makes an image of one layer out of a tar of a file tree.
 
@@ -329,6 +353,7 @@ class ImageStore:
             created: when it is said to be made; None: now. The id of the image depends on it.
             name: what errors call an open body.
             progress: told what happens; called from several threads.
+            stop: ends it from another thread.
 
         Raises:
             InvalidError: reference, changes or platform make no sense, or the tar cannot be a layer.
@@ -342,9 +367,16 @@ class ImageStore:
         if isinstance(body, Path):
             name = str(body)
         with self._mended(), translated():
-            return self._listing.image(import_image(body, name, options, self._intake, self._directory, progress))
+            return self._listing.image(import_image(body, name, options, self._intake, self._directory, progress, stop or Stop()))
 
-    def push(self, reference: str, *, credential: Credential | None = None, progress: ProgressSink = ignore) -> PushResult:
+    def push(
+        self,
+        reference: str,
+        *,
+        credential: Credential | None = None,
+        progress: ProgressSink = ignore,
+        stop: Stop | None = None,
+    ) -> PushResult:
         """Sends the image that has this name to the registry that the name says.
 
         Layers that the repository has, or can mount from another one, are not sent; others are read back from their disks and
@@ -358,6 +390,7 @@ class ImageStore:
             reference: a name with a tag; ``docker://`` may stand before it.
             credential: for the registry; None: what the store's options or the files of docker and podman have.
             progress: told what happens; called from several threads.
+            stop: ends it from another thread.
 
         Raises:
             NotFoundError: no image has this name; or the registry has no such project.
@@ -366,10 +399,11 @@ class ImageStore:
             CorruptError: a layer cannot be read back as it was.
             NoSpaceError: there is no space for compressed layers in the directory of the store.
         """
+        stop = stop or Stop()
         with translated(), self._mended():
             destination = parse_destination(reference)
             image = find_tagged(self._catalog, destination)
-            options = self._options(progress, credential)
+            options = self._options(progress, credential, stop)
             with (
                 gc.kept(self._leases, {layer.chain_id for layer in image.layers}),
                 RepositoryClient.of(destination, options, self._connections) as client,
@@ -377,13 +411,19 @@ class ImageStore:
                 writer = RepositoryWriter(client.primary, options.upload_chunk)
                 blobs = KnownBlobs(self._datastore)
                 push = ImagePush(writer, destination, self._disks, self._catalog, blobs, progress, self._directory)
-                pushed = push.run(image)
+                with stop.interrupting(push.stop.set):
+                    pushed = push.run(image)
                 with held(self._leases, _NAMES):
                     record(self._images, self._catalog, destination, pushed)
         return PushResult(str(destination), str(pushed.digest), len(pushed.image.manifest))
 
     def push_all_tags(
-        self, repository: str, *, credential: Credential | None = None, progress: ProgressSink = ignore
+        self,
+        repository: str,
+        *,
+        credential: Credential | None = None,
+        progress: ProgressSink = ignore,
+        stop: Stop | None = None,
     ) -> Iterator[PushResult]:
         """Pushes every tag that the store has of a repository, one after the other, by name.
 
@@ -394,7 +434,7 @@ class ImageStore:
         """
         wanted = parse_repository(repository)
         for tagged in tags_of(self._catalog, wanted) or [wanted]:
-            yield self.push(str(tagged), credential=credential, progress=progress)
+            yield self.push(str(tagged), credential=credential, progress=progress, stop=stop)
 
     def images(self, filters: Filters | None = None, *, intermediate: bool = True) -> list[Image]:
         """The images, newest first, as they were at one moment.
@@ -521,7 +561,7 @@ class ImageStore:
         is_wanted = parse_search_filters(filters or {})
         with translated():
             registry, word = split_term(term)
-            found = search(registry, word, self._options(ignore, credential), self._connections, limit=limit)
+            found = search(registry, word, self._options(ignore, credential, Stop()), self._connections, limit=limit)
         return [repository for repository in found if is_wanted(repository)]
 
     def describe_remote(self, reference: str, *, credential: Credential | None = None) -> RemoteImage:
@@ -532,7 +572,7 @@ class ImageStore:
         """
         with translated():
             name = f"docker://{parse_reference(reference)}"
-            with contextlib.closing(open_source(name, self._options(ignore, credential), self._connections)) as source:
+            with contextlib.closing(open_source(name, self._options(ignore, credential, Stop()), self._connections)) as source:
                 return describe_remote(source)
 
     def disk_paths(self, reference: str) -> list[str]:
@@ -655,14 +695,17 @@ class ImageStore:
             self._tidy()
             return rebuild(self._catalog, self._disks, self._images)
 
-    def _pull(self, source: ImageSource, platform: Platform | None, progress: ProgressSink) -> PullResult:
+    def _pull(self, source: ImageSource, platform: Platform | None, progress: ProgressSink, stop: Stop) -> PullResult:
+        stop.check()
         unchanged = self._up_to_date(source, platform)
         if unchanged is not None:
             return unchanged
+        stop.check()
         image = source.resolve(platform)
+        stop.check()
         image_id = str(image.config.image_id)
         digest = None if image.digest is None else str(image.digest)
-        taken = self._intake.take(source, image, names_of(source.reference, image_id, digest), progress)
+        taken = self._intake.take(source, image, names_of(source.reference, image_id, digest), progress, stop)
         status = PullStatus.DOWNLOADED if taken.changed else PullStatus.UP_TO_DATE
         name = image_id if source.reference is None else str(source.reference)
         return PullResult(name, self._listing.image(taken.image), status, digest)
@@ -688,7 +731,7 @@ class ImageStore:
             return None
         return PullResult(row.name, self._listing.image(image), PullStatus.UP_TO_DATE, row.digest)
 
-    def _options(self, progress: ProgressSink, credential: Credential | None) -> Options:
+    def _options(self, progress: ProgressSink, credential: Credential | None, stop: Stop) -> Options:
         def on_retry(message: str, delay: float) -> None:
             progress(ProgressEvent("", State.RETRYING, message=f"{message}; trying again in {delay:.0f} s"))
 
@@ -698,6 +741,7 @@ class ImageStore:
         return replace(
             self._registries,
             credential=self._registries.credential if credential is None else credential,
+            retry=replace(self._registries.retry, wait=stop.wait),
             on_retry=on_retry,
             on_fallback=on_fallback,
             spool_directory=self._directory,

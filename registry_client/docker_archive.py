@@ -68,6 +68,8 @@ class DockerArchiveSource:
         references: all names of the image.
     """
 
+    local = True
+
     def __init__(self, name: str, path: PurePath, files: ArchiveFiles, image: ArchivedImage, reference: Reference | None) -> None:
         self.name = name
         self.reference = reference

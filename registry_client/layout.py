@@ -38,6 +38,8 @@ class LayoutSource:
         references: the names that the annotations give in full, all of which one image can have.
     """
 
+    local = True
+
     def __init__(self, name: str, path: PurePath, files: Files, index: Index, entries: Sequence[Descriptor]) -> None:
         """Takes entries of the index; several are the platforms of one image."""
         self.name = name

@@ -42,7 +42,7 @@ class Reference:
     Attributes:
         registry: host, with the port if one was given: ``docker.io``, ``127.0.0.1:5000``.
         repository: path in the registry: ``library/alpine``.
-        tag: or None, if there is only a digest.
+        tag: or None, if there is only a digest. Neither is there only in what `without_tag` gives.
         digest: or None.
     """
 
@@ -113,6 +113,10 @@ class Reference:
         if _TAG_ONLY.fullmatch(tag) is None:
             raise InvalidReferenceError(f"tag {tag[:160]!r}: invalid tag format")
         return replace(self, tag=tag, digest=None)
+
+    def without_tag(self) -> Reference:
+        """The repository alone, with neither tag nor digest."""
+        return replace(self, tag=None, digest=None)
 
     def with_digest(self, digest: Digest) -> Reference:
         """The same repository with this digest and no tag."""

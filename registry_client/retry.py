@@ -24,12 +24,14 @@ class RetryPolicy:
         cap: seconds that a wait never exceeds, unless the server asks for more with Retry-After.
         patience: seconds that all tries together may take. No further one starts if it would end later, should it take as long as
             those before it did.
+        wait: sleeps so many seconds between two tries; what it raises ends them.
     """
 
     tries: int = 5
     base: float = 0.5
     cap: float = 20.0
     patience: float = 60.0
+    wait: Callable[[float], None] = time.sleep
 
     def for_mirror(self) -> RetryPolicy:
         """The policy where there is another place to ask: once more for bad luck, no longer."""
@@ -47,7 +49,7 @@ class RetryPolicy:
                 if delay is None:
                     raise
                 on_retry(str(error), delay)
-                time.sleep(delay)
+                self.wait(delay)
 
     def delay(self, failures: int, error: RegistryError, elapsed: float = 0.0) -> float | None:
         """Seconds to wait after so many failures in a row, the last of which is ``error``; None to give up.

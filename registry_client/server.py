@@ -21,6 +21,9 @@ from registry_client.transport import Reach, Transport, discard
 REST = 60.0
 """Seconds in which a mirror that did not answer is not asked again."""
 
+_ACCOUNTS_MAX = 256
+"""Accounts whose tokens are remembered: a service that asks on behalf of many is not to keep them all."""
+
 _PLAIN_HTTP_REFUSED = 400
 """What servers of HTTPS say to plain HTTP (Go, nginx, Apache)."""
 
@@ -58,9 +61,11 @@ class Server:
         """The tokens of one account."""
         base = self.base
         with self._lock:
-            if credential not in self._authorizers:
-                self._authorizers[credential] = Authorizer(self.transport, base, self.reach, credential)
-            return self._authorizers[credential]
+            authorizer = self._authorizers.pop(credential, None) or Authorizer(self.transport, base, self.reach, credential)
+            self._authorizers[credential] = authorizer  # the latest is the last one
+            if len(self._authorizers) > _ACCOUNTS_MAX:
+                del self._authorizers[next(iter(self._authorizers))]
+            return authorizer
 
     def rest(self) -> None:
         """It did not answer: to be left alone for a while."""

@@ -39,10 +39,12 @@ class ImageSource(Protocol):
     Attributes:
         name: what the user typed, in full form.
         reference: what to call the image, or None if the source gives it no name.
+        local: whether the blobs lie on this machine.
     """
 
     name: str
     reference: Reference | None
+    local: bool
 
     def resolve(self, platform: Platform | None) -> Image:
         """Reads manifest and configuration, and chooses the platform.
@@ -89,6 +91,8 @@ class ImageSource(Protocol):
 
 class RegistrySource:
     """An ImageSource for one reference of a registry."""
+
+    local = False
 
     def __init__(self, reference: Reference, options: Options, connections: Connections | None = None) -> None:
         """Sends nothing yet. Raises what `RepositoryClient` raises."""

@@ -76,11 +76,13 @@ class LayerBars(Progress):
             self._show_total()
 
     def _show_layer(self, layer: _Layer, event: ProgressEvent, state: State) -> None:
-        layer.state = state
         if state is not State.PUSHING or layer.size == 0:
             layer.size = max(layer.size, event.total or 0)
+        if state is State.DOWNLOADED and layer.state is State.CONVERTING:
+            return
+        layer.state = state
         done, total, amount = event.current, layer.size or None, ""
-        if state in (State.DOWNLOADING, State.COMPRESSING):
+        if state in (State.DOWNLOADING, State.DOWNLOADED, State.COMPRESSING):
             layer.first = event.current
         elif state is State.CONVERTING:
             layer.first, layer.second = layer.size, event.current

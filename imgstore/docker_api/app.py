@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imgstore.docker_api import event_stream, images, inquiries, login, system, unsupported, usage
+from imgstore.docker_api import archives, event_stream, images, inquiries, login, pushes, system, unsupported, usage
 from imgstore.docker_api.errors import ApiError, answer_error, answer_unknown, error_response
 from imgstore.docker_api.security import Guard
 from imgstore.docker_api.service import Service
@@ -39,6 +39,8 @@ def create_app(service: Service, *, allowed_hosts: frozenset[str] = frozenset())
             *system.routes,
             *login.routes,
             *event_stream.routes,
+            *archives.routes,
+            *pushes.routes,
             *inquiries.routes,
             *images.routes,
             *usage.routes,

@@ -1,17 +1,16 @@
 """Which events a client wants: ``filters``, ``since`` and ``until`` of ``/events``.
 
-Source: moby ``daemon/events/filter.go``, ``api/types/filters/parse.go``, ``api/types/time/timestamp.go``.
+Source: moby ``daemon/events/filter.go``, ``api/types/filters/parse.go``.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from imgstore.docker_api.errors import ApiError
 from imgstore.docker_api.events import Event
+from imgstore.timestamps import parse_timestamp
 
 NAMED_BY_TYPE = ("daemon", "container", "plugin", "volume", "network", "service", "node", "secret", "config")
 """Filters that name an object of that type, by the start of its id or name."""
@@ -19,11 +18,8 @@ NAMED_BY_TYPE = ("daemon", "container", "plugin", "volume", "network", "service"
 _LONG_ACTIONS = frozenset({"health_status", "exec_create", "exec_start"})
 """Actions that go on after a colon, which a filter need not."""
 
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_DURATION = re.compile(r"[+-]?(?:\d{1,18}(?:\.\d{0,18})?(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
-_DURATION_PART = re.compile(r"(\d+)(?:\.(\d*))?(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
-_UNIX_TIME = re.compile(r"(-?\d{1,12})(?:\.(\d{1,18}))?", re.ASCII)
-_FRACTION = re.compile(r"\.(\d+)")
+_UNIX_TIME = re.compile(r"(\d{1,12})(?:\.(\d{1,18}))?", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def accepts(filters: Mapping[str, Sequence[str]], event: Event) -> bool:
@@ -45,35 +41,16 @@ def parse_time(text: str | None) -> int | None:
     """A point in time, in nanoseconds since the epoch; None where nothing is said.
 
     Args:
-        text: seconds since the epoch with up to nine further digits, RFC 3339 as exact as it likes, with or without a time and a zone,
-            or a duration as Go writes it, which lies in the past.
+        text: what `parse_timestamp` reads; of seconds since the epoch, which clients send, nine further digits count.
 
     Raises:
-        ApiError: 400; it is none of them.
+        InvalidError: it is none of that.
     """
     if not text:
         return None
     if found := _UNIX_TIME.fullmatch(text):
         return int(found[1]) * 10**9 + int((found[2] or "").ljust(9, "0")[:9])
-    if _DURATION.fullmatch(text):
-        ago = sum(_nanoseconds(*part) for part in _DURATION_PART.findall(text))
-        return time.time_ns() + (ago if text.startswith("-") else -ago)
-    try:
-        return _parse_date(text)
-    except (ValueError, OverflowError):
-        raise ApiError(400, f"failed to parse value as time or duration: {text[:100]!r}") from None
-
-
-def _nanoseconds(whole: str, fraction: str, unit: str) -> int:
-    return int(whole) * _UNITS[unit] + int(fraction.ljust(18, "0")) * _UNITS[unit] // 10**18
-
-
-def _parse_date(text: str) -> int:
-    fraction = _FRACTION.search(text)
-    whole = datetime.fromisoformat(_FRACTION.sub("", text, count=1))
-    if whole.tzinfo is None:
-        whole = whole.replace(tzinfo=UTC)
-    return int(whole.timestamp()) * 10**9 + (int(fraction[1].ljust(9, "0")[:9]) if fraction else 0)
+    return (parse_timestamp(text) - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _is_exact(wanted: Sequence[str] | None, value: str) -> bool:

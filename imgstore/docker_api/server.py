@@ -125,6 +125,7 @@ class Server(uvicorn.Server):
         await asyncio.sleep(0)
         for connection in list(state.connections):
             connection.transport.abort()
+        await self._service.jobs.end()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

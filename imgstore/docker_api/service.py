@@ -11,6 +11,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
 from imgstore.docker_api.events import Event, Events
+from imgstore.docker_api.jobs import Jobs
 from imgstore.store import ImageStore
 
 Words = ParamSpec("Words")
@@ -31,6 +32,7 @@ class Service:
     store: ImageStore
     warnings: tuple[str, ...] = ()
     events: Events = field(default_factory=Events)
+    jobs: Jobs = field(default_factory=Jobs)
     works: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(WORKS_MAX))
 
     def publish(self, type: str, action: str, id: str, attributes: Mapping[str, str]) -> None:

@@ -1,58 +1,204 @@
 """The bench: ``tox -e bench``, or ``python -m tests.bench`` where everything is installed.
 
-All contenders pull the same image from a docker-registry on loopback, in rounds, each once a round, so that whatever else the machine does
-falls on all of them alike. Figures are medians over the rounds, and ratios of medians.
+All contenders do the same to the same image and one docker-registry on loopback, in rounds, each once a round, so that whatever else the
+machine does falls on all of them alike. Figures are medians over the rounds, and ratios of medians.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import image, report
-from tests.bench.contenders import Contender, Imgstore, make_contenders
-from tests.bench.engines import ENGINES, Engine
-from tests.bench.measure import median_run, run
+from imgstore import layout
+from tests.bench import contenders, image, promises, report
+from tests.bench.contenders import Command
+from tests.bench.contest import Contest, say
+from tests.bench.endpoint import Endpoint, Latencies
+from tests.bench.engines import ENGINES, Docker, Engine
+from tests.bench.measure import run
 from tests.bench.registry import DockerRegistry
-from tests.bench.report import Check, Figures
+from tests.bench.report import Figures
 
 CONTENDERS = ("floor", "imgstore", "docker", "ctr")
+PARTS = ("pull", "save", "load", "push", "list")
 REPORT = Path("docs/internals/performance.md")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done besides the rounds."""
+
+    image: image.Recipe
+    few: int
+    many: int
+    repetitions: int
+
+
+FULL = Scale(image.FULL, 100, 10_000, 7)
+SMOKE = Scale(image.SMOKE, 5, 50, 2)
 
 
 def main() -> None:
     """Measures, and writes the figures into the document."""
     options = _parse()
-    recipe = image.SMOKE if options.smoke else image.FULL
+    scale = SMOKE if options.smoke else FULL
     directory: Path = options.directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    _say(f"making or finding the image of {recipe.size:,} bytes in {recipe.files:,} files")
-    layout = image.build_image(recipe, directory)
-    small = image.build_image(image.SMOKE, directory)
-    blobs = [blob.stat().st_size for blob in image.layer_blobs(layout)]
-    size = f"{recipe.size / 1e6:,.0f} MB in {recipe.files:,} files, {sum(blobs) / 1e6:,.0f} MB as gzip, {len(blobs)} layers"
+    say(f"making or finding the image of {scale.image.size:,} bytes in {scale.image.files:,} files")
+    blobs = image.layer_blobs(image.build_image(scale.image, directory))
+    packed = sum(blob.stat().st_size for blob in blobs) / 1e6
+    size = f"{scale.image.size / 1e6:,.0f} MB in {scale.image.files:,} files, {packed:,.0f} MB as gzip, {len(blobs)} layers"
     figures = Figures(f"{size}; {options.rounds} rounds")
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
-        registry = stack.enter_context(DockerRegistry(scratch / "registry"))
-        reference, small_reference = registry.push(layout, "bench/image:1"), registry.push(small, "bench/small:1")
         engines = [stack.enter_context(engine(scratch / engine.name)) for engine in _usable_engines(options.contenders)]
         figures.versions = [engine.version for engine in engines]
-        contenders = make_contenders(options.contenders, scratch, engines)
-        _pull_in_rounds(contenders, reference, options.rounds, figures)
-        for contender in contenders:
-            if isinstance(contender, Imgstore):
-                _examine(contender, registry, reference, small_reference, layout, figures)
+        bench = Bench(scale, options.rounds, options.contenders, directory, scratch, engines, figures)
+        with DockerRegistry(scratch / "registry") as registry:
+            bench.run_parts(options.parts, registry)
     print(report.render(figures))
     if options.report is not None:
         report.write_report(options.report, figures)
+
+
+class Bench:
+    """The parts of one run, one after the other: each works on what the ones before it left."""
+
+    def __init__(
+        self,
+        scale: Scale,
+        rounds: int,
+        names: list[str],
+        directory: Path,
+        scratch: Path,
+        engines: list[Engine],
+        figures: Figures,
+    ) -> None:
+        self._scale = scale
+        self._rounds = rounds
+        self._layout = image.build_image(scale.image, directory)
+        self._small = image.build_image(image.SMOKE, directory)
+        self._scratch = scratch
+        self._engines = engines
+        self._docker = next((engine for engine in engines if isinstance(engine, Docker)), None)
+        self._figures = figures
+        self._floors = scratch / "floor" if "floor" in names else None
+        self._command = Command(scratch / "store") if "imgstore" in names else None
+        self._archive = scratch / "image.tar"
+
+    def run_parts(self, parts: list[str], registry: DockerRegistry) -> None:
+        """Runs them; all but the pull need imgstore."""
+        reference, small = registry.push(self._layout, "bench/image:1"), registry.push(self._small, "bench/small:1")
+        pull = self._pull(reference)
+        command = self._command
+        if command is None:
+            return
+        promises.check_recipes(command.store, self._figures)
+        promises.check_space(command.store, self._layout, self._figures)
+        if "save" in parts:
+            self._save(reference, command)
+        if "load" in parts or "push" in parts:
+            with self._archive.open("wb") as archive:
+                subprocess.run(command.words("save", reference), check=True, stdout=archive)
+        if "load" in parts:
+            self._load(pull)
+        if "push" in parts:
+            self._push(reference, command)
+        if "list" in parts:
+            self._list(reference, small)
+        if "pull" in parts:
+            promises.check_pull_again(command, registry, reference, small, self._scale.repetitions, self._figures)
+            promises.check_start(2 * self._scale.repetitions, self._figures)
+
+    def _pull(self, reference: str) -> Contest:
+        with ExitStack() as stack:
+            endpoint = stack.enter_context(Endpoint(self._scratch / "served")) if self._command else None
+            contest = self._hold(
+                "pull into nothing",
+                contenders.pulling(reference, self._command, endpoint, self._engines, self._floors),
+                contenders.PULL,
+            )
+            promises.check_endpoint(contest, self._scratch / "empty", self._scale.repetitions, self._figures)
+        return contest
+
+    def _save(self, reference: str, command: Command) -> None:
+        disks = [
+            (command.store / layout.DISKS / marker.disk.file, marker.size)
+            for marker in promises.layer_markers(command.store)
+            if marker.disk is not None
+        ]
+        self._hold("save to nowhere", contenders.saving(reference, command, self._docker, disks), contenders.SAVE)
+
+    def _load(self, pull: Contest) -> None:
+        command = Command(self._scratch / "loaded")
+        floors = self._scratch / "floor"
+        contest = self._hold(
+            "load into nothing", contenders.loading(self._archive, command, self._docker, floors), contenders.LOAD
+        )
+        promises.check_load_against_pull(pull, contest, self._figures)
+        command.clear()
+
+    def _push(self, reference: str, command: Command) -> None:
+        with DockerRegistry(self._scratch / "destination") as registry:
+            destination = f"{registry.host}/bench/pushed:1"
+            command.tag(reference, destination)
+            if self._docker is not None:
+                self._docker.tag(reference, destination)
+            names = contenders.pushing(destination, self._archive, command, self._docker, registry)
+            self._hold("push to an empty registry", names, contenders.PUSH)
+
+    def _list(self, reference: str, small: str) -> None:
+        scale = self._scale
+        stores = {count: self._scratch / f"store-{count}" for count in (scale.few, scale.many)}
+        program = [sys.executable, "-m", "tests.bench.many_images"]
+        for count, store in stores.items():
+            made = run([*program, "--make", str(count), store])
+            say(f"a store of {count:,} images made in {made.seconds:.1f} s")
+        listed: dict[int, list[float]] = {count: [] for count in stores}
+        answered: dict[int, list[float]] = {count: [] for count in stores}
+        with ExitStack() as stack:
+            served = {count: stack.enter_context(Endpoint(store)) for count, store in stores.items()}
+            for endpoint in served.values():
+                endpoint.list()  # for what a store remembers
+            for _ in range(scale.repetitions):
+                timed = subprocess.run([*program, *stores.values()], check=True, stdout=subprocess.PIPE)
+                for count, seconds in zip(stores, json.loads(timed.stdout), strict=True):
+                    listed[count].append(seconds)
+                for count, endpoint in served.items():
+                    start = time.perf_counter()
+                    endpoint.list()
+                    answered[count].append(time.perf_counter() - start)
+            promises.check_list("`ImageStore.images()`", listed, self._figures)
+            promises.check_list("`GET /images/json`", answered, self._figures)
+            self._answer(served[scale.many], reference, small)
+
+    def _answer(self, endpoint: Endpoint, reference: str, small: str) -> None:
+        """The endpoint that has many images pulls, saves and lists, and is asked all the while whether it is there."""
+
+        def pull_small() -> None:
+            endpoint.remove(small)
+            endpoint.pull(small)
+
+        endpoint.pull(small)
+        times = endpoint.answer_times(
+            [lambda: endpoint.pull(reference)], background=[endpoint.list, lambda: endpoint.save(small)]
+        )
+        times += endpoint.answer_times([lambda: endpoint.save(reference)], background=[endpoint.list, pull_small])
+        promises.check_answers(Latencies.of(times), self._figures)
+
+    def _hold(self, title: str, chosen: list[contenders.Contender], ours: str) -> Contest:
+        contest = Contest(title, chosen).hold(self._rounds)
+        self._figures.contests.append(contest)
+        promises.check_contest(contest, ours, self._figures)
+        return contest
 
 
 def _parse() -> argparse.Namespace:
@@ -61,13 +207,19 @@ def _parse() -> argparse.Namespace:
         "--smoke", action="store_true", help="a small image: shows that the bench works, not how fast anything is"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--contenders", type=lambda text: text.split(","), default=list(CONTENDERS), help=",".join(CONTENDERS))
+    parser.add_argument("--contenders", type=_words, default=list(CONTENDERS), help=",".join(CONTENDERS))
+    parser.add_argument("--parts", type=_words, default=list(PARTS), help=",".join(PARTS) + "; the pull is always part of it")
     parser.add_argument("--directory", type=Path, default=Path("build/bench"), help="works below it, and keeps the images there")
     parser.add_argument("--report", type=Path, nargs="?", const=REPORT, help=f"write the figures there (default: {REPORT})")
     options = parser.parse_args()
-    if unknown := set(options.contenders) - set(CONTENDERS):
-        parser.error(f"unknown contenders: {', '.join(sorted(unknown))}")
+    for chosen, known in ((options.contenders, CONTENDERS), (options.parts, PARTS)):
+        if unknown := set(chosen) - set(known):
+            parser.error(f"unknown: {', '.join(sorted(unknown))}")
     return options
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _usable_engines(names: list[str]) -> list[type[Engine]]:
@@ -75,86 +227,8 @@ def _usable_engines(names: list[str]) -> list[type[Engine]]:
     usable = [engine for engine in chosen if engine.installed() and os.geteuid() == 0]
     for engine in chosen:
         if engine not in usable:
-            _say(f"without {engine.title}: it needs root and {', '.join(engine.programs)}")
+            say(f"without {engine.name}: it needs root and {', '.join(engine.programs)}")
     return usable
-
-
-def _pull_in_rounds(contenders: list[Contender], reference: str, rounds: int, figures: Figures) -> None:
-    """The last round's results stay, for those who look at them."""
-    for contender in contenders:
-        figures.runs[contender.title] = []
-        figures.written_later[contender.title] = []
-    for number in range(rounds):
-        for contender in contenders:
-            if number:
-                contender.clear(reference)
-            os.sync()
-            result = run(contender.pull_command(reference))
-            start = time.perf_counter()
-            os.sync()
-            figures.written_later[contender.title].append(time.perf_counter() - start)
-            figures.runs[contender.title].append(result)
-            _say(f"round {number + 1}: {contender.title}: {result.seconds:.2f} s")
-
-
-def _examine(imgstore: Imgstore, registry: DockerRegistry, reference: str, small: str, layout: Path, figures: Figures) -> None:
-    """The promises beside speed, on the store that the last round left."""
-    pulled = median_run(figures.runs[imgstore.title])
-    if floor := report.best_floor(figures.runs):
-        ratio = pulled.seconds / floor
-        figures.checks.append(Check("pull and convert, to the floor", f"{ratio:.2f}x", "2x", ratio <= 2))
-    for title, runs in figures.runs.items():
-        if title.startswith(("docker", "ctr")):
-            ratio = pulled.seconds / median_run(runs).seconds
-            figures.checks.append(Check(f"pull and convert, to `{title}`", f"{ratio:.2f}x", "1x", ratio < 1))
-    figures.checks.append(Check("peak memory", f"{pulled.peak / 2**20:.0f} MiB", "256 MiB", pulled.peak <= 256 << 20))
-
-    contents, layers = image.rounded_size(layout), len(image.layer_blobs(layout))
-    allowed, taken = contents * 1.03 + layers * (512 << 10), _allocated(imgstore.store)
-    percent = f"{(taken / contents - 1) * 100:+.1f} % over {contents / 1e6:,.0f} MB"
-    figures.checks.append(Check("space of the whole store", percent, "3 % + 512 KiB a layer", taken <= allowed))
-
-    asked = len(registry.requests())
-    again = statistics.median(run(imgstore.pull_command(reference)).seconds for _ in range(7))
-    requests = registry.requests()[asked:]
-    one_manifest = len(requests) == 7 and all("/manifests/" in request for request in requests)
-    figures.checks.append(Check("pull of what is there: time of the process", f"{again:.2f} s", "0.5 s", again <= 0.5))
-    figures.checks.append(Check("pull of what is there: requests", f"{len(requests) / 7:g}", "1, of the manifest", one_manifest))
-    run(imgstore.pull_command(small))
-    calls, small_calls = _system_calls(imgstore, reference), _system_calls(imgstore, small)
-    grown = f"{calls:,}; {small_calls:,} for an image of {image.SMOKE.size / 1e6:.0f} MB"
-    figures.checks.append(
-        Check("pull of what is there: system calls on files", grown, "as for a small image", calls <= small_calls * 1.05)
-    )
-
-    bare, help_ = _start_times()
-    figures.checks.append(
-        Check("`imgstore --help`, to `python -c pass`", f"{help_ / bare:.1f}x ({help_ * 1e3:.0f} ms)", "5x", help_ <= 5 * bare)
-    )
-
-
-def _allocated(directory: Path) -> int:
-    return sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
-
-
-def _system_calls(imgstore: Imgstore, reference: str) -> int:
-    """How many system calls on files and descriptors a second pull makes."""
-    log = imgstore.store.with_name("strace")
-    command = ["strace", "-f", "-qq", "-o", str(log), "-e", "trace=%file,%desc", *imgstore.pull_command(reference)]
-    subprocess.run(command, check=True, capture_output=True)
-    return len(log.read_text(errors="replace").splitlines())
-
-
-def _start_times() -> tuple[float, float]:
-    bare, help_ = [], []
-    for _ in range(15):
-        bare.append(run([sys.executable, "-c", "pass"]).seconds)
-        help_.append(run([sys.executable, "-m", "imgstore", "--help"]).seconds)
-    return statistics.median(bare), statistics.median(help_)
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

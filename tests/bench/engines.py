@@ -1,6 +1,6 @@
 """Debian's dockerd and containerd, started for the bench with all their data in a directory of its own, as one would use them on a server.
 
-Both need root. Neither makes a network for containers, as only pulls are measured. They are given the file system that imgstore is given.
+Both need root. Neither makes a network for containers, as no container runs. They are given the file system that imgstore is given.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ CONTAINERD, CTR = "/usr/bin/containerd", "/usr/bin/ctr"
 
 
 class Engine(ABC):
-    """A daemon that can pull. It runs from ``with`` on, and is gone with its data when that ends."""
+    """A daemon that can pull. It runs from ``with`` on, and is gone with its data when that ends.
+
+    Attributes:
+        name: of its program for users.
+        stores: with what it keeps images.
+    """
 
     name: str
-    title: str
+    stores: str
     programs: tuple[str, ...]
 
     def __init__(self, directory: Path) -> None:
@@ -39,7 +44,7 @@ class Engine(ABC):
         deadline = time.monotonic() + 60
         while subprocess.run([*self._client(), "version"], capture_output=True).returncode != 0:
             if self._daemon.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.title} does not start:\n{(self.directory / 'log').read_text()[-3000:]}")
+                raise RuntimeError(f"{self.name} does not start:\n{(self.directory / 'log').read_text()[-3000:]}")
             time.sleep(0.1)
         self._check()
         return self
@@ -60,8 +65,13 @@ class Engine(ABC):
         """The command that pulls, to be measured."""
 
     @abstractmethod
-    def clear(self, reference: str) -> None:
-        """Forgets the image and frees all that it took, so that the next pull starts anew."""
+    def clear(self) -> None:
+        """Forgets all images and frees all that they took, so that the next pull starts anew."""
+
+    @property
+    def pull_title(self) -> str:
+        """What it does when it pulls, in words."""
+        return f"{self.name} pull ({self.stores})"
 
     @abstractmethod
     def _daemon_command(self) -> list[str]: ...
@@ -81,7 +91,7 @@ class Docker(Engine):
     """dockerd with the overlay2 storage driver."""
 
     name = "docker"
-    title = "docker pull (overlay2)"
+    stores = "overlay2"
     programs = (DOCKER, DOCKERD)
 
     @property
@@ -91,9 +101,24 @@ class Docker(Engine):
     def pull_command(self, reference: str) -> list[str]:
         return [*self._client(), "pull", "-q", reference]
 
-    def clear(self, reference: str) -> None:
-        self._ask("image", "rm", "-f", reference)
-        self._ask("system", "prune", "-af")
+    def save_command(self, reference: str) -> list[str]:
+        """The command that writes the image to standard output."""
+        return [*self._client(), "save", reference]
+
+    def load_command(self, archive: Path) -> list[str]:
+        """The command that loads an archive."""
+        return [*self._client(), "load", "-q", "-i", str(archive)]
+
+    def push_command(self, reference: str) -> list[str]:
+        """The command that pushes the image that has this name."""
+        return [*self._client(), "push", "-q", reference]
+
+    def tag(self, image: str, reference: str) -> None:
+        """Gives an image a name."""
+        self._ask("tag", image, reference)
+
+    def clear(self) -> None:
+        self._ask("image", "prune", "-af")
         if left := self._ask("image", "ls", "-aq"):
             raise RuntimeError(f"docker still has images: {left}")
 
@@ -126,7 +151,7 @@ class Containerd(Engine):
     """containerd with the overlayfs snapshotter, driven by its own ``ctr``."""
 
     name = "ctr"
-    title = "ctr images pull (overlayfs)"
+    stores = "overlayfs"
     programs = (CONTAINERD, CTR)
 
     @property
@@ -139,8 +164,9 @@ class Containerd(Engine):
     def pull_command(self, reference: str) -> list[str]:
         return [*self._client(), "images", "pull", "--plain-http", "--snapshotter", "overlayfs", reference]
 
-    def clear(self, reference: str) -> None:
-        self._ask("images", "rm", "--sync", reference)
+    def clear(self) -> None:
+        if images := self._ask("images", "ls", "-q").split():
+            self._ask("images", "rm", "--sync", *images)
         if (
             left := self._ask("content", "ls", "-q")
             + self._ask("snapshots", "--snapshotter", "overlayfs", "ls").partition("\n")[2]

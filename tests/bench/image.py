@@ -33,24 +33,30 @@ LAYERS = (  # name, share of the files, share of the bytes
 FILES_PER_DIRECTORY = 12
 MEDIAN_FILE, SPREAD = 4000, 1.7  # bytes; the sigma of the log-normal distribution
 LARGEST_FILE = 48 << 20  # before scaling to the share
-POOL = 16 << 20  # contents are slices of pools, far longer than gzip's window of 32 KiB, so a repetition never shows
 MTIME = 1_700_000_000
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of it: regular files and symbolic links together, and bytes of all contents."""
+    """How much of it.
+
+    Attributes:
+        files: regular files and symbolic links together.
+        size: bytes of all contents.
+        pool: bytes that contents are slices of, far more than gzip's window of 32 KiB, so a repetition never shows.
+    """
 
     files: int
     size: int
+    pool: int
 
     @property
     def tag(self) -> str:
         return f"{self.size // 1_000_000}mb-{self.files}"
 
 
-FULL = Recipe(files=60_000, size=1_000_000_000)
-SMOKE = Recipe(files=600, size=10_000_000)
+FULL = Recipe(files=60_000, size=1_000_000_000, pool=16 << 20)
+SMOKE = Recipe(files=600, size=10_000_000, pool=1 << 20)
 
 
 def build_image(recipe: Recipe, directory: Path) -> Path:
@@ -160,7 +166,7 @@ class _GzipWriter:
 
 def _members(recipe: Recipe, number: int) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     name, share_of_files, share_of_bytes = LAYERS[number]
-    rng = random.Random(f"{name} {recipe}")
+    rng = random.Random(f"{name} {recipe.files} {recipe.size}")
     sizes = _file_sizes(rng, round(recipe.files * share_of_files), round(recipe.size * share_of_bytes))
     if name == "configuration":
         yield from _changes_below(recipe, rng)
@@ -178,14 +184,14 @@ def _members(recipe: Recipe, number: int) -> Iterator[tuple[tarfile.TarInfo, byt
             link.linkname = Path(_path(name, index - 1)).name
             yield link, b""
         else:
-            yield _file(path, _contents(rng, size))
+            yield _file(path, _contents(rng, size, recipe.pool))
 
 
 def _changes_below(recipe: Recipe, rng: random.Random) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Replaces some files of the first layer and removes some of the third."""
     some = recipe.files // 300
     for index in range(0, 40 * some, 40):
-        yield _file(_path("base", index), _contents(rng, 2000))
+        yield _file(_path("base", index), _contents(rng, 2000, recipe.pool))
     for index in range(0, 100 * some, 100):
         path = Path(_path("dependencies", index))
         yield _file(str(path.with_name(f".wh.{path.name}")), b"")
@@ -219,32 +225,32 @@ def _member(path: str, kind: bytes, *, mode: int) -> tarfile.TarInfo:
     return member
 
 
-def _contents(rng: random.Random, size: int) -> bytes:
-    pool = _noise() if rng.random() < 0.1 else _text()
-    start = rng.randrange(POOL - min(size, POOL - 1))
-    if start + size <= POOL:
+def _contents(rng: random.Random, size: int, length: int) -> bytes:
+    pool = _noise(length) if rng.random() < 0.1 else _text(length)
+    start = rng.randrange(length - min(size, length - 1))
+    if start + size <= length:
         return pool[start : start + size]
-    return (pool * (-(-(start + size) // POOL)))[start : start + size]
+    return (pool * (-(-(start + size) // length)))[start : start + size]
 
 
 @cache
-def _noise() -> bytes:
-    return random.Random("noise").randbytes(POOL)
+def _noise(length: int) -> bytes:
+    return random.Random("noise").randbytes(length)
 
 
 @cache
-def _text() -> bytes:
+def _text(length: int) -> bytes:
     """Lines of words, the frequent ones far more frequent, as in prose and in programs."""
     rng = random.Random("text")
     letters = "etaoinshrdlucmfwypvbgkqjxz"
     weights = list(itertools.accumulate(1 / (rank + 2) for rank in range(len(letters))))
     words = ["".join(rng.choices(letters, cum_weights=weights, k=rng.randint(2, 11))) for _ in range(6000)]
     frequencies = list(itertools.accumulate(1 / (rank + 1) for rank in range(len(words))))
-    chosen = iter(rng.choices(words, cum_weights=frequencies, k=POOL // 4))
+    chosen = iter(rng.choices(words, cum_weights=frequencies, k=length // 4))
     lines = []
-    length = 0
-    while length < POOL:
+    made = 0
+    while made < length:
         line = " " * (4 * rng.randrange(4)) + " ".join(itertools.islice(chosen, rng.randint(1, 12))) + "\n"
         lines.append(line)
-        length += len(line)
-    return "".join(lines).encode()[:POOL]
+        made += len(line)
+    return "".join(lines).encode()[:length]

@@ -30,8 +30,11 @@ class CommandError(Exception):
     """A measured program failed; the message holds its words."""
 
 
-def run(command: Sequence[str | Path]) -> Run:
+def run(command: Sequence[str | Path], *, discard: bool = False) -> Run:
     """Runs a program to its end, its output kept for the error alone.
+
+    Args:
+        discard: its standard output is data, which goes to ``/dev/null``.
 
     Raises:
         CommandError: it ended with anything but 0.
@@ -40,11 +43,19 @@ def run(command: Sequence[str | Path]) -> Run:
     # An installed program has its byte code; one that runs from a checkout is to have it too, after its first run.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
-    with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    ) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as words_of_it:
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if discard else writer,
+                stderr=writer,
+                env=environment,
+            )
+        finally:
+            os.close(writer)
+        output = words_of_it.read()
         _, status, usage = os.wait4(process.pid, 0)  # not wait(): it would drop the usage
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)

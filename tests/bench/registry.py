@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -29,6 +30,19 @@ class DockerRegistry:
         self._log = directory / "access.log"
 
     def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def clear(self) -> None:
+        """Makes it forget all that it has; what it was asked, too."""
+        self._stop()
+        shutil.rmtree(self.directory)
+        self._start()
+
+    def _start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "config.yml"
         configuration.write_text(CONFIGURATION.format(directory=self.directory, host=self.host))
@@ -39,13 +53,13 @@ class DockerRegistry:
         while True:
             try:
                 socket.create_connection((host, int(port)), timeout=1).close()
-                return self
+                return
             except OSError as error:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"docker-registry does not answer at {self.host}:\n{self._log.read_text()}") from error
                 time.sleep(0.05)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def _stop(self) -> None:
         self._process.terminate()
         self._process.wait(20)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.measure import Run, median_run
+from tests.bench.contest import Contender, Contest
+from tests.bench.measure import median_run
 
 BEGIN, END = "<!-- figures: written by tox -e bench -->", "<!-- end of figures -->"
 
@@ -30,22 +32,14 @@ class Figures:
     Attributes:
         image: the image, in words.
         versions: of the programs compared.
-        runs: by contender's title, in the order of the table.
-        written_later: median seconds that a sync took right after each contender's pull: what it had left unwritten.
+        contests: each becomes a table.
         checks: promises and measurements.
     """
 
     image: str
     versions: list[str] = field(default_factory=list)
-    runs: dict[str, list[Run]] = field(default_factory=dict)
-    written_later: dict[str, list[float]] = field(default_factory=dict)
+    contests: list[Contest] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
-
-
-def best_floor(runs: Mapping[str, Sequence[Run]]) -> float | None:
-    """Median seconds of the fastest mode of the floor; None if the floor was not measured."""
-    medians = [median_run(of_one).seconds for title, of_one in runs.items() if title.startswith("floor")]
-    return min(medians, default=None)
 
 
 def render(figures: Figures) -> str:
@@ -53,17 +47,15 @@ def render(figures: Figures) -> str:
     lines = [_machine(), "", f"Image: {figures.image}.", ""]
     if figures.versions:
         lines += [f"Compared with: {', '.join(figures.versions)}.", ""]
-    lines += _table(
-        ("pull into nothing", "median s", "least to most s", "to the floor", "CPU s", "peak MiB", "sync after it, s"),
-        (_row(title, runs, figures) for title, runs in figures.runs.items()),
-    )
+    for contest in figures.contests:
+        head = (contest.title, "median s", "least to most s", "to the floor", "CPU s", "peak MiB", "sync after it, s")
+        lines += [*_table(head, (_row(contender, contest) for contender in contest.contenders)), ""]
     if figures.checks:
-        lines.append("")
         lines += _table(
             ("promise", "limit", "measured", "holds"),
             ((check.what, check.limit, check.measured, "yes" if check.holds else "**no**") for check in figures.checks),
         )
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip()
 
 
 def write_report(path: Path, figures: Figures) -> None:
@@ -80,20 +72,19 @@ def write_report(path: Path, figures: Figures) -> None:
     path.write_text(f"{before}{BEGIN}\n\n{render(figures)}\n\n{END}{after}")
 
 
-def _row(title: str, runs: Sequence[Run], figures: Figures) -> tuple[str, ...]:
+def _row(contender: Contender, contest: Contest) -> tuple[str, ...]:
+    runs = contest.runs[contender.title]
     median = median_run(runs)
-    floor = best_floor(figures.runs)
+    floor = contest.floor()
     seconds = sorted(run.seconds for run in runs)
-    later = sorted(figures.written_later[title])
-    in_daemon = title.startswith(("docker", "ctr"))
     return (
-        title,
+        contender.title,
         f"{median.seconds:.2f}",
         f"{seconds[0]:.2f} to {seconds[-1]:.2f}",
         f"{median.seconds / floor:.2f}x" if floor else "-",
-        "-" if in_daemon else f"{median.cpu_seconds:.2f}",
-        "-" if in_daemon else f"{median.peak / 2**20:.0f}",
-        f"{later[len(later) // 2]:.2f}",
+        "-" if contender.in_daemon else f"{median.cpu_seconds:.2f}",
+        "-" if contender.in_daemon else f"{median.peak / 2**20:.0f}",
+        f"{statistics.median(contest.written_later[contender.title]):.2f}",
     )
 
 

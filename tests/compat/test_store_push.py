@@ -244,6 +244,17 @@ def test_from_archives_and_layouts(kind: str, other: DockerRegistry, store: Imag
     assert_same_in_a_second_store(image, name, tmp_path / "second")
 
 
+def test_an_import(other: DockerRegistry, store: ImageStore, tmp_path: Path) -> None:
+    name = f"{other.host}/imported:1"
+    (tmp_path / "rootfs.tar").write_bytes(LAYERS[0])
+    image = store.import_image(tmp_path / "rootfs.tar", reference=name)
+    pushed = store.push(name)
+    assert digest_of(config(name)) == image.id
+    assert pushed.digest == digest_of(raw(name))
+    assert store.pull(name).status is PullStatus.UP_TO_DATE
+    assert_same_in_a_second_store(Image(store, name), name, tmp_path / "second")
+
+
 def test_schema_2_and_a_layer_that_comes_twice(
     registry: DockerRegistry, other: DockerRegistry, store: ImageStore, tmp_path: Path
 ) -> None:

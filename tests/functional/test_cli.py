@@ -510,7 +510,7 @@ class TestStore:
         assert [image_id] == [image["id"] for image in used["images"]]
         assert (used["disks"], used["disk_size"]) == (3, 32 << 30)
         of_layers = [path for path in (pulled.store / "disks").iterdir() if path.stem != "scratch"]
-        assert len(of_layers) == 12, "each layer has a disk, its sums, its recipe and a marker"
+        assert len(of_layers) == 12, "each layer has a disk, its sums, a recipe and a marker"
         assert 512 * sum(path.stat().st_blocks for path in of_layers) == used["disk_bytes"]
         assert re.search(r"^Layer disks +3 +[\d.]+[kM]B$", pulled.text("df"), re.MULTILINE)
         assert image_id[7:19] in pulled.text("df", "--verbose")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,24 +195,15 @@ def test_events_end_at_until(api: Endpoint) -> None:
 
 def test_events_with_docker_py(api: Endpoint) -> None:
     assert api.service is not None
-    service = api.service
-    count = 3000
-
-    def publish() -> None:
-        for number in range(count):
-            service.publish("image", "tag", f"sha256:{number}", {"name": f"n{number}"})
-            if number % 500 == 499:
-                time.sleep(0.2)  # no faster than a reader in Python can follow
-
     with api.client() as client:
         stream = client.events(decode=True, filters={"event": "tag"})
-        publisher = threading.Thread(target=publish)
-        publisher.start()
-        found = [next(stream) for _ in range(count)]
-        publisher.join()
+        for start in range(0, 3000, 500):  # no more at once than may wait for a reader
+            for number in range(start, start + 500):
+                api.service.publish("image", "tag", f"sha256:{number}", {"name": f"n{number}"})
+            found = [next(stream) for _ in range(500)]
+            assert [event["id"] for event in found] == [f"sha256:{number}" for number in range(start, start + 500)]
+            assert {event["status"] for event in found} == {"tag"}
         stream.close()
-    assert [event["id"] for event in found] == [f"sha256:{number}" for number in range(count)]
-    assert {event["status"] for event in found} == {"tag"}
 
 
 @pytest.mark.parametrize(
@@ -251,6 +241,12 @@ def test_prunes(api: Endpoint, kind: str) -> None:
     answer = api.post(f"/{kind}/prune?filters=%7B%22bogus%22%3A%7B%22x%22%3Atrue%7D%7D")
     assert (answer.status, answer.message) == (400, "invalid filter 'bogus'")
     assert api.post("/build/prune").json == {"CachesDeleted": [], "SpaceReclaimed": 0}
+
+
+@pytest.mark.parametrize("options", ["", "-a --volumes", "-a --filter until=1h"])
+def test_system_prune(options: str) -> None:
+    with ImageStore.open("mem://") as empty, endpoint(empty) as api:
+        assert api.docker_text("system", "prune", "-f", *options.split()) == "Total reclaimed space: 0B\n"
 
 
 def test_inspect_walks_through_all_that_is_not_there(api: Endpoint) -> None:

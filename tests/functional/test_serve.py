@@ -6,7 +6,6 @@ The clients are Docker's command line, curl, and sockets.
 from __future__ import annotations
 
 import contextlib
-import grp
 import http.client
 import json
 import os
@@ -98,15 +97,18 @@ def test_several_listeners_at_once(place: Path, store: Path) -> None:
     assert litter(store) == []
 
 
-def test_two_services_on_one_store(place: Path, store: Path) -> None:
-    with (
-        serving(store, "-H", f"unix://{place}/a.sock") as first,
-        serving(store, "-H", f"unix://{place}/b.sock") as second,
-    ):
+def test_two_services_make_and_use_one_store(place: Path, store: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        hosts = [f"unix://{place}/{name}.sock" for name in "ab"]
+        services = [stack.enter_context(serving(store, "-H", host, listeners=0)) for host in hosts]
+        for service in services:
+            service.read_start(1)
         CommandLine(store).text("pull", REFERENCE)
-        for service in (first, second):
-            assert docker(service.addresses[0], "images", "-q", home=place).stdout.count(b"\n") == 1
+        for host, service in zip(hosts, services, strict=True):
+            assert docker(host, "images", "-q", home=place).stdout.count(b"\n") == 1
             service.end()
+    with ImageStore.open(str(store), create=False) as opened:
+        assert list(opened.check()) == []
 
 
 def test_a_socket_that_lives_is_refused_and_a_dead_one_replaced(place: Path, store: Path) -> None:
@@ -128,34 +130,10 @@ def test_a_socket_that_lives_is_refused_and_a_dead_one_replaced(place: Path, sto
     assert "no socket" in CommandLine(store).fails(2, "serve", "-H", f"unix://{path}")
 
 
-def test_group(place: Path, store: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can give a file to any group")
-    path, group = place / "a.sock", grp.getgrall()[-1]
-    with serving(store, "-H", f"unix://{path}", "--group", group.gr_name):
-        assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (group.gr_gid, 0o660)
-    assert "no such group" in CommandLine(store).fails(2, "serve", "-H", f"unix://{place}/b.sock", "--group", "no-such-group")
-
-
-def test_everybody_elses_default_is_a_socket_of_their_own(place: Path, store: Path) -> None:
-    if os.geteuid() != 0:
-        with serving(store, settings={"XDG_RUNTIME_DIR": str(place)}) as service:
-            assert service.addresses == [f"unix://{place}/imgstore.sock"]
-        return
-    need("setpriv")
-    place.chmod(0o777)
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    with serving(store, settings={"XDG_RUNTIME_DIR": str(place), "HOME": str(place)}, wrapper=nobody) as service:
-        assert service.addresses == [f"unix://{place}/imgstore.sock"]
-        assert docker(service.addresses[0], "version", home=place).returncode == 0
-        service.end()
-
-
-def test_refused_addresses(store: Path) -> None:
+def test_a_refused_address(store: Path) -> None:
     # More of them in tests/unit/docker_api/test_listeners.py.
     error = CommandLine(store).fails(2, "serve", "-H", "tcp://0.0.0.0:0")
     assert "anyone could read along" in error
-    assert "needs --tlscacert" in CommandLine(store).fails(2, "serve", "--tlsverify", "--tlscert", "x", "--tlskey", "y")
     assert not store.exists()
 
 
@@ -351,17 +329,6 @@ def test_requests_are_logged_without_secrets(place: Path, store: Path) -> None:
         assert process.wait() == 0
     assert "POST /v1.50/auth: " in said
     assert "hunter2" not in said
-
-
-def test_two_at_once_find_one_store(place: Path, store: Path) -> None:
-    # A service that starts makes the store, however many start at once.
-    with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(serving(store, "-H", f"unix://{place}/{number}.sock", listeners=0)) for number in range(3)]
-        for number, service in enumerate(started):
-            service._read_start(1)
-            assert docker(f"unix://{place}/{number}.sock", "version", home=place).returncode == 0
-    with ImageStore.open(str(store), create=False) as opened:
-        assert list(opened.check()) == []
 
 
 def test_units_of_systemd(place: Path) -> None:

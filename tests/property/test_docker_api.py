@@ -18,6 +18,7 @@ from imgstore.docker_api.events import Event
 from imgstore.docker_api.login import parse_server_address
 from imgstore.docker_api.requests import filters_of
 from imgstore.docker_api.security import is_own_host
+from imgstore.errors import InvalidError
 from imgstore.store import ImageStore
 from registry_client.reference import Reference
 from tests.servers.endpoint import Endpoint, endpoint
@@ -35,7 +36,7 @@ JSON = st.recursive(
 @example("9999-12-31T23:59:59.999999999+23:59")
 @example("0001-01-01T00:00:00+23:59")
 def test_times(text: str) -> None:
-    with contextlib.suppress(ApiError):
+    with contextlib.suppress(InvalidError):
         found = parse_time(text)
         assert found is None or isinstance(found, int)
 

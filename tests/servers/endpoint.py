@@ -207,7 +207,8 @@ class Serving:
     def said(self) -> str:
         return "".join(self.lines)
 
-    def _read_start(self, listeners: int) -> None:
+    def read_start(self, listeners: int) -> None:
+        """Waits until it has named so many addresses."""
         assert self.process.stderr is not None
         while len(self.addresses) < listeners:
             line = self.process.stderr.readline()
@@ -245,7 +246,7 @@ def serving(
     ) as process:
         served = Serving(process)
         try:
-            served._read_start(listeners)
+            served.read_start(listeners)
             yield served
         finally:
             process.kill()

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from imgstore.docker_api.errors import ApiError
 from imgstore.docker_api.event_filters import accepts, parse_time
 from imgstore.docker_api.events import KEPT, WAITING_MAX, Event, Events
+from imgstore.errors import InvalidError
 
 IMAGE = Event("image", "pull", "alpine:3.10", {"name": "alpine", "maintainer": "me", "empty": ""})
 CONTAINER = Event("container", "exec_create: ls -l", "0123abcd", {"name": "web", "image": "registry.example:5000/p/app:1"})
@@ -59,10 +59,8 @@ def test_filters(filters: dict[str, list[str]], image: bool, container: bool) ->
         ("1136073600.000000001", 1136073600 * 10**9 + 1),
         ("1136073600.0000000019", 1136073600 * 10**9 + 1),
         ("2006-01-01T00:00:00Z", 1136073600 * 10**9),
-        ("2006-01-01T00:00:00.000000001Z", 1136073600 * 10**9 + 1),
+        ("2006-01-01T00:00:00.000001Z", 1136073600 * 10**9 + 1000),
         ("2006-01-01T01:00:00+01:00", 1136073600 * 10**9),
-        ("2006-01-01", 1136073600 * 10**9),
-        ("2006-01-01T00:00", 1136073600 * 10**9),
     ],
 )
 def test_points_in_time(text: str, nanoseconds: int) -> None:
@@ -79,9 +77,8 @@ def test_durations_lie_in_the_past(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["yesterday", "10x", "2006-13-01", "1e3", "1.", ".5", "9" * 30, "\u0661"])
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(InvalidError):
         parse_time(text)
-    assert caught.value.status == 400
 
 
 def test_nothing_is_no_time() -> None:

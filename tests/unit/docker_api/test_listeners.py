@@ -115,6 +115,14 @@ def test_a_passed_socket_is_no_way_around_authentication() -> None:
         listeners.open("fd://", Access(allow_anyone=True), {"*": [passed]})
 
 
+def test_a_group_gets_the_socket(place: Path) -> None:
+    path = place / "a.sock"
+    group = 12345 if os.geteuid() == 0 else os.getgroups()[-1]
+    with Listeners() as listeners:
+        listeners.open(f"unix://{path}", Access(group=group), {})
+        assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (group, 0o660)
+
+
 def test_groups() -> None:
     assert find_group("root") == 0
     assert find_group("12345") == 12345
