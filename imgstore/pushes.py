@@ -50,8 +50,8 @@ _GZIP_TYPES = {
 
 _POLL_SECONDS = 0.1
 
-_compressing = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))
-"""Who compresses keeps about two processors busy: one reads the disk, hashes and writes, the other deflates. Others upload meanwhile."""
+_compressing = threading.BoundedSemaphore(os.cpu_count() or 2)
+"""Deflating keeps a processor busy; what reads, hashes and writes beside it, a third of one, runs while others wait for the network."""
 
 
 @dataclass(frozen=True, slots=True)

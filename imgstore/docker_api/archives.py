@@ -30,6 +30,9 @@ from imgstore.instructions import apply_changes
 from imgstore.progress import ProgressEvent, State
 from imgstore.stop import Stop
 
+_BATCH = 4 << 20
+"""Bytes of an archive that are made at once, in a thread's one turn."""
+
 
 async def save_images(request: Request) -> ASGIApp:
     """``GET /images/get?names=`` and ``GET /images/{name}/get``: a tar of the images."""
@@ -65,18 +68,27 @@ class _TarResponse:
             raise error
 
     async def _send(self, send: Send) -> None:
-        piece = await self._next()
+        pieces = await self._next()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-tar")]})
-        while piece is not None:
-            await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
-            piece = await self._next()
+        while pieces:
+            await send({"type": "http.response.body", "body": pieces, "more_body": True})
+            pieces = await self._next()
         for image in await self._service.work(self._images):
             self._service.publish("image", "save", image.id, {**labels_of(image), "name": image.id})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _next(self) -> Bytes | None:
-        """The next piece. Not to be abandoned: a generator that is running cannot be closed."""
-        return await anyio.to_thread.run_sync(next, self._pieces, None, limiter=self._service.works)
+    async def _next(self) -> bytes:
+        """The next pieces; nothing at the end. Not to be abandoned: a generator that is running cannot be closed."""
+        return await anyio.to_thread.run_sync(self._read, limiter=self._service.works)
+
+    def _read(self) -> bytes:
+        # Not ahead of what is sent: two threads that both need Python, one of them at every turn of the socket, only hinder each other.
+        batch: list[Bytes] = []
+        size = 0
+        while size < _BATCH and (piece := next(self._pieces, None)) is not None:
+            batch.append(piece)
+            size += len(piece)
+        return b"".join(batch)
 
     def _images(self) -> list[Image]:
         found = {}

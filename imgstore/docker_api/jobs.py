@@ -120,7 +120,7 @@ class Job:
         error: with which it ended, or None.
     """
 
-    def __init__(self, act: Act, unused: Callable[[], None], limiter: anyio.CapacityLimiter) -> None:
+    def __init__(self, act: Act, unused: Callable[[], None], room: asyncio.Semaphore, threads: anyio.CapacityLimiter) -> None:
         self.error: Exception | None = None
         self._stop = Stop()
         self._loop = asyncio.get_running_loop()
@@ -128,7 +128,7 @@ class Job:
         self._present: dict[Hashable, bytes] = {}
         self._numbers = itertools.count()
         self._started = False
-        self.task = self._loop.create_task(self._run(act, limiter))
+        self.task = self._loop.create_task(self._run(act, room, threads))
         self.task.add_done_callback(lambda task: None if self._started else unused())
 
     def add(self) -> Listener:
@@ -149,15 +149,16 @@ class Job:
             self.task.cancel()
         return True
 
-    async def _run(self, act: Act, limiter: anyio.CapacityLimiter) -> None:
+    async def _run(self, act: Act, room: asyncio.Semaphore, threads: anyio.CapacityLimiter) -> None:
         def start() -> None:
             self._started = True
             act(Teller(self._post_from_thread), self._stop)
 
         try:
-            if limiter.available_tokens <= 0:
+            if room.locked():
                 self._post(None, False, encode({"status": "Waiting"}))
-            await anyio.to_thread.run_sync(start, limiter=limiter, abandon_on_cancel=True)
+            async with room:
+                await anyio.to_thread.run_sync(start, limiter=threads, abandon_on_cancel=True)
         except Exception as error:
             self.error = error
             if not isinstance(error, (ApiError, ImgstoreError)):
@@ -182,7 +183,8 @@ class Jobs:
     """The jobs of one endpoint. Used in the event loop only."""
 
     def __init__(self) -> None:
-        self._limiter = anyio.CapacityLimiter(JOBS_MAX)
+        self._room = asyncio.Semaphore(JOBS_MAX)
+        self._threads = anyio.CapacityLimiter(JOBS_MAX)
         self._wanted: dict[Hashable, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -198,7 +200,7 @@ class Jobs:
         """
         job = self._wanted.get(key)
         if job is None or job.task.done():
-            job = self._wanted[key] = Job(act, unused, self._limiter)
+            job = self._wanted[key] = Job(act, unused, self._room, self._threads)
             self._tasks.add(job.task)
             job.task.add_done_callback(functools.partial(self._forget, key, job))
         return job, job.add()

@@ -43,7 +43,7 @@ class Scale:
 
 
 FULL = Scale(image.FULL, 100, 10_000, 7)
-SMOKE = Scale(image.SMOKE, 5, 50, 2)
+SMOKE = Scale(image.SMOKE, 5, 20, 1)
 
 
 def main() -> None:
@@ -159,9 +159,8 @@ class Bench:
         scale = self._scale
         stores = {count: self._scratch / f"store-{count}" for count in (scale.few, scale.many)}
         program = [sys.executable, "-m", "tests.bench.many_images"]
-        for count, store in stores.items():
-            made = run([*program, "--make", str(count), store])
-            say(f"a store of {count:,} images made in {made.seconds:.1f} s")
+        made = run([*program, "make", *(f"{store}:{count}" for count, store in stores.items())])
+        say(f"stores of {' and '.join(f'{count:,}' for count in stores)} images made in {made.seconds:.1f} s")
         listed: dict[int, list[float]] = {count: [] for count in stores}
         answered: dict[int, list[float]] = {count: [] for count in stores}
         with ExitStack() as stack:
@@ -169,7 +168,7 @@ class Bench:
             for endpoint in served.values():
                 endpoint.list()  # for what a store remembers
             for _ in range(scale.repetitions):
-                timed = subprocess.run([*program, *stores.values()], check=True, stdout=subprocess.PIPE)
+                timed = subprocess.run([*program, "list", *stores.values()], check=True, stdout=subprocess.PIPE)
                 for count, seconds in zip(stores, json.loads(timed.stdout), strict=True):
                     listed[count].append(seconds)
                 for count, endpoint in served.items():

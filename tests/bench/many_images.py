@@ -31,15 +31,15 @@ _SUFFIXES = (layout.disk_file, layout.grain_sums_file, layout.recipe_file)
 def main() -> None:
     """Makes stores, or lists them in turn and prints a JSON array of the seconds that each took, in their order."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--make", type=int, metavar="COUNT", help="make a store of so many images")
-    parser.add_argument("stores", type=Path, nargs="+", metavar="STORE")
+    parser.add_argument("verb", choices=("make", "list"))
+    parser.add_argument("stores", nargs="+", metavar="STORE[:COUNT]", help="to be made with so many images")
     given = parser.parse_args()
-    if given.make is not None:
-        for directory in given.stores:
-            make_store(directory, given.make)
+    if given.verb == "make":
+        for directory, count in (store.rsplit(":", 1) for store in given.stores):
+            make_store(Path(directory), int(count))
         return
     with ExitStack() as stack:
-        stores = [stack.enter_context(ImageStore.open(str(directory), create=False)) for directory in given.stores]
+        stores = [stack.enter_context(ImageStore.open(store, create=False)) for store in given.stores]
         for store in stores:
             store.images()  # for what a store remembers
         json.dump([_time_list(store) for store in stores], sys.stdout)

@@ -20,11 +20,14 @@ MEMORY_MAX = 256 << 20
 
 
 def check_contest(contest: Contest, title: str, figures: Figures) -> None:
-    """A contender of ours: within twice the floor, faster than the engines, within the memory."""
+    """A contender of ours: within twice the floor, faster than the engines, within the memory.
+
+    The floor of a load is a pull's, see `check_load_against_pull`.
+    """
     ours = contest.median(title)
     if ours is None:
         return
-    if floor := contest.floor():
+    if title != contenders.LOAD and (floor := contest.floor()):
         ratio = ours.seconds / floor
         figures.checks.append(Check(f"`{title}`, to the floor", f"{ratio:.2f}x", "2x", ratio <= 2))
     for contender in contest.contenders:

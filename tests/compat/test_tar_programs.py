@@ -16,6 +16,8 @@ from imgstore.changes import Change, Entry, FileType, HardLink, Opaque, Whiteout
 from imgstore.layers.compression import LayerStream
 from imgstore.layers.tar_reader import read_changes
 from imgstore.layers.tar_writer import write_tar
+from tests.ext4_layers import formatted
+from tests.recipes import record
 from tests.tools import missing, need, need_root, run
 
 CAPACITY = 1 << 40
@@ -110,6 +112,12 @@ def tree_of_changes(changes: Iterable[Change]) -> dict[bytes, Node]:
 
 
 def read_file(path: Path) -> dict[bytes, Node]:
+    """The tree that the archive makes; which is made again to the byte out of the disk that it becomes."""
+    device = formatted(1 << 30)
+    with path.open("rb") as archive, path.open("rb") as expected:
+        for piece in record(iter(lambda: archive.read(1 << 20), b""), device).rebuild(device):
+            assert piece == expected.read(len(piece))
+        assert expected.read(1) == b""
     with path.open("rb") as archive:
         return tree_of_changes(read_changes(iter(lambda: archive.read(1 << 20), b""), capacity=CAPACITY))
 

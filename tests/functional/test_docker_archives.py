@@ -18,7 +18,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from imgstore.docker_api import spools
+from imgstore.docker_api import archives, spools
 from imgstore.store import ImageStore
 from tests.servers.endpoint import Endpoint, endpoint
 from tests.servers.images import BuiltImage, build_image, make_tar, write_docker_archive, write_layout
@@ -215,7 +215,7 @@ class TestSave:
         assert api.get(f"/images/app:1/get?{query}").status == 404
 
     def test_an_archive_is_cut_where_a_layer_is_damaged(
-        self, api: Endpoint, store: ImageStore, image: BuiltImage, tmp_path: Path
+        self, api: Endpoint, store: ImageStore, image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         disk = Path(store.disk_paths("app:1")[-1])
         data = bytearray(disk.read_bytes())
@@ -223,6 +223,9 @@ class TestSave:
         data[at] ^= 0xFF
         disk.chmod(0o600)
         disk.write_bytes(data)
+        answer = api.get("/images/app:1/get")  # so small that no byte of it is under way before it is all there
+        assert (answer.status, "layer" in answer.message) == (500, True)
+        monkeypatch.setattr(archives, "_BATCH", 1)
         with pytest.raises(http.client.IncompleteRead):
             api.get("/images/app:1/get")
         assert api.docker("save", "-o", tmp_path / "out.tar", "app:1").returncode == 1

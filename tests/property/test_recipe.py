@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.blocks import MemoryBlockDevice
-from imgstore.changes import Change, FileType
+from imgstore.changes import Change, FileType, HardLink
 from imgstore.errors import CorruptError, ImgstoreError
 from imgstore.layers.recipe import RecipeHeader, SectionHeader
 from imgstore.layers.tar_writer import write_tar
@@ -30,7 +30,9 @@ def test_layers_on_layers(layers: Sequence[Sequence[Change]], zeros: int, at: li
     tree = {b"": File(FileType.DIRECTORY, 0o755)}
     for layer in layers:
         out = bytearray()
-        write_tar(apply_model(tree, layer), out.extend)
+        # A tar cannot hold a hard link to itself.
+        lawful = [change for change in layer if not isinstance(change, HardLink) or change.path != change.target]
+        write_tar(apply_model(tree, lawful), out.extend)
         tar = bytes(out) + bytes(zeros)
         made = record(cut(tar, at), device)
         assert b"".join(made.rebuild(device)) == tar

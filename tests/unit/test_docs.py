@@ -128,7 +128,7 @@ def test_kinds_of_errors() -> None:
 
 def test_every_method_of_the_library_is_in_the_reference() -> None:
     text = (REFERENCE / "library.md").read_text()
-    methods = [name for name in vars(imgstore.ImageStore) if not name.startswith("_") and name != "close"]
+    methods = [name for name in dir(imgstore.ImageStore) if not name.startswith("_") and name != "close"]
     assert methods == [name for name in methods if re.search(rf"\| `(?:ImageStore\.)?{name}[(`]", text)]
 
 

@@ -1,0 +1,195 @@
+"""StoreCore: what all of a store stands on: how it is opened, kept whole, and closed."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from imgstore import layout, markers
+from imgstore.catalog.catalog import Catalog
+from imgstore.config import DEFAULT_DISK_SIZE
+from imgstore.datastores.datastore import Datastore
+from imgstore.datastores.local import LocalDatastore
+from imgstore.datastores.memory import MemoryDatastore
+from imgstore.disks import Disks
+from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, NotFoundError
+from imgstore.images import Images
+from imgstore.intake import NAMES, Intake
+from imgstore.leases import FileLeases, Leases, MemoryLeases, held
+from imgstore.listing import Listing
+from imgstore.location import LEASES, check_disk_size, directory_of, make_store, open_catalog
+from imgstore.progress import ProgressEvent, ProgressSink, State
+from imgstore.rebuild import RebuildReport, rebuild
+from imgstore.stop import Stop
+from imgstore.vmdk.chain import Chain
+from registry_client.credentials import Credential
+from registry_client.options import Options
+from registry_client.server import Connections
+
+
+class StoreCore:
+    """A store that is open. The methods that users call are those of `ImageStore`, which has its parts from here."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        catalog: Catalog,
+        leases: Leases,
+        marker: markers.StoreMarker,
+        directory: Path | None,
+        registries: Options,
+    ) -> None:
+        self._datastore = datastore
+        self._catalog = catalog
+        self._leases = leases
+        self._directory = directory
+        self._id = marker.id
+        self._disks = Disks(datastore, leases, marker.disk_size)
+        self._images = Images(datastore, catalog)
+        self._listing = Listing(datastore, catalog)
+        self._intake = Intake(self._disks, self._images, catalog, leases, directory, self._tidy)
+        self._registries = registries
+        self._connections = Connections(registries)
+
+    @classmethod
+    def open(cls, location: str, *, create: bool = True, registries: Options | None = None) -> Self:
+        """Opens the store at ``location``.
+
+        Args:
+            location: a directory, ``file://`` or ``osfs://`` with one, or ``mem://`` for a store that vanishes with this object.
+            create: make it, with the default disk size, if there is none; the directory must be missing or empty then.
+            registries: how to reach registries; None: as the files of docker, podman and containerd say.
+
+        What processes that were killed left behind is removed, and the catalog is made again from the datastore if they could have
+        left it behind that, or if it is missing, of another version, or no catalog at all.
+
+        Raises:
+            NotFoundError: there is none, and ``create`` is False.
+            InvalidError: the directory holds something else.
+            UnsupportedError: a newer imgstore made it, or no datastore of ours is reached that way.
+        """
+        return cls._open(location, disk_size=DEFAULT_DISK_SIZE if create else None, registries=registries)
+
+    @classmethod
+    def create(cls, location: str, *, disk_size: int = DEFAULT_DISK_SIZE) -> Self:
+        """Makes a store.
+
+        Args:
+            disk_size: capacity of all its disks in bytes, for good: a multiple of 64 KiB, at least 64 MiB.
+
+        Raises:
+            AlreadyExistsError: there is one.
+            InvalidError: the directory holds something else, or the size is none.
+        """
+        check_disk_size(disk_size)
+        return cls._open(location, disk_size=disk_size, exclusive=True)
+
+    @classmethod
+    def _open(cls, location: str, *, disk_size: int | None, exclusive: bool = False, registries: Options | None = None) -> Self:
+        options = registries or Options()
+        directory = directory_of(location)
+        if directory is None:
+            marker = markers.StoreMarker(str(uuid.uuid4()), disk_size or DEFAULT_DISK_SIZE)
+            store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), marker, None, options)
+            store.rebuild()
+            return store
+        if not (directory / layout.STORE).exists():
+            if disk_size is None:
+                raise NotFoundError(f"{directory}: there is no store", hint="imgstore init makes one")
+            make_store(directory, disk_size)
+        elif exclusive:
+            raise AlreadyExistsError(f"{directory}: there is a store already")
+        datastore = LocalDatastore(directory)
+        try:
+            path = f"{directory}/{layout.STORE}"
+            marker = markers.decode(markers.StoreMarker, datastore.read_bytes(layout.STORE, markers.LIMIT), path)
+            leases = FileLeases(directory / LEASES)
+            store = cls(datastore, open_catalog(directory), leases, marker, directory, options)
+        except BaseException:
+            datastore.close()
+            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(store.close)
+            if leases.sweep() or not store._has_catalog():
+                store.rebuild()
+            else:
+                datastore.sweep()
+            undo.pop_all()
+        return store
+
+    @property
+    def location(self) -> str:
+        """Where the store is: its directory, absolute, or ``mem://``."""
+        return "mem://" if self._directory is None else str(self._directory)
+
+    def close(self) -> None:
+        """Gives everything back. The store is unusable afterwards; a second call does nothing."""
+        self._connections.close()
+        self._catalog.close()
+        self._datastore.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        self.close()
+
+    def rebuild(self) -> RebuildReport:
+        """Makes the catalog again from what lies whole on the datastore, and removes what interrupted work left there."""
+        with held(self._leases, NAMES):
+            if self._catalog.damage():
+                self._catalog.discard()
+            self._images.remove_unfinished()
+            self._tidy()
+            return rebuild(self._catalog, self._disks, self._images)
+
+    def _options(self, progress: ProgressSink, credential: Credential | None, stop: Stop) -> Options:
+        def on_retry(message: str, delay: float) -> None:
+            progress(ProgressEvent("", State.RETRYING, message=f"{message}; trying again in {delay:.0f} s"))
+
+        def on_fallback(message: str) -> None:
+            progress(ProgressEvent("", State.RETRYING, message=message))
+
+        return replace(
+            self._registries,
+            credential=self._registries.credential if credential is None else credential,
+            retry=replace(self._registries.retry, wait=stop.wait),
+            on_retry=on_retry,
+            on_fallback=on_fallback,
+            spool_directory=self._directory,
+        )
+
+    @contextlib.contextmanager
+    def _mended(self) -> Iterator[None]:
+        """Makes the catalog agree with the datastore should the block fail between the two; if that fails too, the next start does."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(ImgstoreError):
+                if self._leases.sweep():
+                    self.rebuild()
+            raise
+
+    def _has_catalog(self) -> bool:
+        try:
+            return self._catalog.is_current()
+        except CorruptError:
+            return False
+
+    def _tidy(self) -> None:
+        """Removes what interrupted work left: stagings without an owner, and layers without a marker that nobody is making."""
+        self._datastore.sweep()
+        known = {row.chain_id for row in self._catalog.layers()} if self._has_catalog() else set()
+        for chain_id in set(self._disks.chain_ids()) - known:
+            self._disks.remove_unfinished(chain_id)
+        self._disks.mend_scratch()
+
+    @contextlib.contextmanager
+    def _chain(self, reference: str) -> Iterator[Chain]:
+        image = self._images.find(reference)
+        with self._disks.open_chain([layer.chain_id for layer in image.layers]) as chain:
+            yield chain
