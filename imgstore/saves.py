@@ -91,7 +91,11 @@ def _find(images: Images, catalog: Catalog, name: str) -> Iterator[tuple[ImageRo
         return
     rows = [row for row in catalog.references() if row.name.startswith((f"{reference.name}:", f"{reference.name}@"))]
     if not rows:
-        yield images.find(name), None  # the start of an id
+        try:
+            found = images.find(name)  # the start of an id
+        except NoSuchImageError as error:
+            raise NoSuchImageError(f"No such image: {name}", hint=error.hint) from None  # not one of the tag "latest" alone
+        yield found, None
         return
     for row in rows:
         image = catalog.image(row.image_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
@@ -25,6 +26,9 @@ from imgstore.errors import (
     UnavailableError,
     UnsupportedError,
 )
+
+_OUR_NAMES = re.compile(r"^(tag )?(?P<quote>['\"]).*(?P=quote)…?: (?=invalid|repository)")
+"""What stands before Docker's own words in ours, where a name is none."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ def status_of(error: Exception) -> int:
 def message_of(error: Exception) -> str:
     """What the client is told. Of an error that is not foreseen no more than its kind: its words may hold anything."""
     if isinstance(error, (ApiError, ImgstoreError)):
-        return str(error)
+        return _OUR_NAMES.sub("", str(error))
     return f"internal error ({type(error).__name__}); the log of the service has more"
 
 

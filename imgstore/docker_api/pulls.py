@@ -29,8 +29,6 @@ from registry_client.reference import Reference
 _NO_LOGIN = "repository does not exist or may require 'docker login'"
 _RESERVED = "scratch"
 _DIGEST = re.compile(r"sha\d+:")
-_OUR_NAMES = re.compile(r"^(tag )?(?P<quote>['\"]).*(?P=quote)…?: (?=invalid|repository)")
-"""What stands before Docker's own words in ours."""
 
 
 async def pull_image(request: Request) -> ASGIApp:
@@ -63,7 +61,7 @@ def parse_reference(name: str, tag: str) -> Reference:
     except registry_errors.InvalidDigestError:
         raise ApiError(400, "invalid tag format") from None
     except registry_errors.InvalidReferenceError as error:
-        raise ApiError(400, _OUR_NAMES.sub("", str(error))) from None
+        raise ApiError(400, str(error)) from None
 
 
 def parse_platform(text: str) -> str | None:

@@ -207,7 +207,7 @@ class TestSave:
     def test_what_is_not_there(self, api: Endpoint) -> None:
         for path in ("/images/get?names=app:1&names=nope", "/images/nope/get"):
             answer = api.get(path)
-            assert (answer.status, answer.message[:20]) == (404, "No such image: nope:"[:20])
+            assert (answer.status, answer.message) == (404, "No such image: nope")
         done = api.docker("save", "nope")
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr.startswith(b"Error response from daemon: No such image: nope")

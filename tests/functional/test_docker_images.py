@@ -111,7 +111,6 @@ class Pair:
         text = re.sub(r"\b\d+(\.\d+)?(B|kB|MB)\b", "SIZE", text)
         text = re.sub(r"Invalid filter", "invalid filter", text)  # as versions since 23 have it
         text = re.sub(r"no such image: \S+: (?=No such image)", "", text)  # which those leave out
-        text = re.sub(r"'\S+': (?=invalid reference format)", "", text)
         lines = [re.sub(" +", " ", line).strip() for line in text.splitlines()]
         return "\n".join(lines[:1] + sorted(lines[1:]))
 
