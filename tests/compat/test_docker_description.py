@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -226,6 +227,19 @@ def test_answers_are_as_described(description: Any, surroundings: Surroundings, 
         judge(case, case.call(base_url=base_url), label)
 
     check()
+
+
+def test_every_path_is_answered(surroundings: Surroundings) -> None:
+    """With what we do, or with words of our own or of Docker's that say that we do not."""
+    unknown = []
+    for result in _read("1.51").get_all_operations():
+        operation = result.ok()
+        if operation.path == "/events" or operation.label in REMOVALS:
+            continue
+        answer = surroundings.api.request(operation.method.upper(), re.sub(r"\{\w+\}", "nosuch", operation.path))
+        if b"page not found" in answer.body:
+            unknown.append(operation.label)
+    assert unknown == []
 
 
 def requests_of(operation: Any, surroundings: Surroundings) -> SearchStrategy[Any]:
