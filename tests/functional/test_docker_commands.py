@@ -22,6 +22,8 @@ from tests.servers.endpoint import Endpoint, endpoint
 from tests.servers.images import build_image, make_tar, write_docker_archive
 from tests.servers.registry import Registry
 
+pytestmark = pytest.mark.xdist_group("docker_commands")  # one daemon for all
+
 LAYERS = [make_tar({name: name.encode() * 3000}) for name in "abc"]
 USERNAME, PASSWORD = "robot$p+r", "pa$$:word"
 
@@ -89,35 +91,35 @@ IN_ORDER = [
     "pull -q REG/app:1",
     "pull -q --platform linux/arm64 REG/multi:1",
     "image inspect -f {{.Os}}/{{.Architecture}} REG/multi:1",
-    "pull --platform linux/s390x REG/multi:1",
+    "! pull --platform linux/s390x REG/multi:1",
     "image load -q -i DIR/a.tar",
     "load -i DIR/a.tar.gz",
-    "load -i DIR/nosuch.tar",
+    "! load -i DIR/nosuch.tar",
     "inspect -f {{.Id}}{{.RepoTags}}{{.Author}} loaded:1",
-    "inspect --type image -f {{json.Config.Cmd}} loaded:1",
-    "inspect -f {{.Id}} loaded:1 nosuch",
+    "inspect --type image -f {{.Config.Cmd}} loaded:1",
+    "! inspect -f {{.Id}} loaded:1 nosuch",
     "image history --format {{.Size}} loaded:1",
     "image tag loaded:1 REG/p/renamed:2",
     "image ls --format {{.Repository}}:{{.Tag}} --filter reference=*loaded*",
     "import DIR/tree.tar imported:1",
     "import DIR/tree.tar imported:1",
     "images --filter dangling=true --format {{.Tag}}",
-    "import -c cmd=x DIR/tree.tar imported:2",
-    "image inspect -f {{json.Config.Cmd}}{{.Comment}}{{.Architecture}} imported:1",
-    "import DIR/nosuch.tar imported:3",
-    "import DIR/tree.tar UPPER",
-    "save -o DIR/saved.tar nosuch",
-    "save -o DIR/saved.tar nosuch:2",
-    "save -o DIR/saved.tar REG/app:9",
-    "save -o DIR/saved.tar UPPER",
+    "! import -c cmd=x DIR/tree.tar imported:2",
+    "image inspect -f {{.Config.Cmd}}{{.Comment}}{{.Architecture}} imported:1",
+    "! import DIR/nosuch.tar imported:3",
+    "! import DIR/tree.tar UPPER",
+    "! save -o DIR/saved.tar nosuch",
+    "! save -o DIR/saved.tar nosuch:2",
+    "! save -o DIR/saved.tar REG/app:9",
+    "! save -o DIR/saved.tar UPPER",
     "save -o DIR/saved.tar loaded:1",
-    "save -o DIR/nosuch/saved.tar loaded:1",
+    "! save -o DIR/nosuch/saved.tar loaded:1",
     "search --no-trunc --format {{.Name}}|{{.Description}}|{{.StarCount}} REG/app",
-    "search --limit 200 REG/app",
-    "search --filter bogus=1 REG/app",
+    "! search --limit 200 REG/app",
+    "! search --filter bogus=1 REG/app",
     "system df --format {{.Type}}|{{.TotalCount}}|{{.Active}}",
     "image rm --no-prune imported:1",
-    "image rm loaded:1 other.example/loaded:2 nosuch",
+    "! image rm loaded:1 other.example/loaded:2 nosuch",
     "events --since 1 --until 2",
     "container ls -a",
     "volume ls",
@@ -128,12 +130,13 @@ IN_ORDER = [
     "system prune -f --volumes --filter label=none",
     "logout REG",
 ]
+"""Those that fail are marked with ``!``."""
 
 
-@pytest.mark.parametrize("line", IN_ORDER)
-def test_as_dockerd_does(pair: Pair, line: str) -> None:
-    theirs, ours = pair.run(line)
-    assert ours == theirs
+def test_as_dockerd_does(pair: Pair) -> None:
+    answers = {line: pair.run(line.removeprefix("! ")) for line in IN_ORDER}
+    assert {line: ours for line, (_, ours) in answers.items()} == {line: theirs for line, (theirs, _) in answers.items()}
+    assert [line for line, (_, ours) in answers.items() if (ours[0] != 0) is not line.startswith("! ")] == []
 
 
 def test_piped(pair: Pair) -> None:
