@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from tests.servers.endpoint import Endpoint, endpoint
 from tests.servers.images import build_image, make_tar, write_docker_archive
 from tests.servers.registry import Registry
 from tests.tools import missing
+
+pytestmark = pytest.mark.xdist_group("docker_description")  # to read a description takes a second
 
 ROOT = Path(__file__).parents[2]
 DESCRIPTIONS = {
@@ -226,6 +229,19 @@ def test_answers_are_as_described(description: Any, surroundings: Surroundings, 
         judge(case, case.call(base_url=base_url), label)
 
     check()
+
+
+def test_every_path_is_answered(surroundings: Surroundings) -> None:
+    """With what we do, or with words of our own or of Docker's that say that we do not."""
+    unknown = []
+    for result in _read("1.51").get_all_operations():
+        operation = result.ok()
+        if operation.path == "/events" or operation.label in REMOVALS:
+            continue
+        answer = surroundings.api.request(operation.method.upper(), re.sub(r"\{\w+\}", "nosuch", operation.path))
+        if b"page not found" in answer.body:
+            unknown.append(operation.label)
+    assert unknown == []
 
 
 def requests_of(operation: Any, surroundings: Surroundings) -> SearchStrategy[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from starlette.routing import Route
 
 import imgstore
 import registry_client
@@ -17,12 +18,17 @@ from imgstore import blocks, config, errors, markers
 from imgstore.cli import failures, registry_options
 from imgstore.cli.main import COMMANDS, LazyGroup
 from imgstore.cli.main import imgstore as program
+from imgstore.docker_api import connections, events, jobs, server, spools, versions
+from imgstore.docker_api.app import create_app
+from imgstore.docker_api.service import Service
 from imgstore.ext4.format import format_file_system
 from imgstore.ext4.geometry import Geometry, read_super_block
 from imgstore.ext4.groups import GroupTable
 from imgstore.ext4.journal import journal_blocks
 from imgstore.layers import recipe
 from imgstore.layout import DISKS, SCRATCH, blobs_file, disk_file, grain_sums_file, image_directory, layer_marker, recipe_file
+from imgstore.progress import State
+from imgstore.store import ImageStore
 from imgstore.vmdk.grains import HostedHeader, Layout
 from registry_client import registry_table
 from registry_client.options import Options, RegistryOptions
@@ -198,6 +204,36 @@ def test_the_layout_of_a_store() -> None:
     ):
         for field in kind.__struct_fields__:
             assert f"`{field}`" in text, f"{kind.__name__}.{field}"
+
+
+def test_every_path_of_the_docker_api_is_in_the_reference() -> None:
+    text = (REFERENCE / "docker-api.md").read_text().partition("## Paths\n")[2].partition("\n## ")[0]
+    shown = [(method, path) for method, path in re.findall(r"`([A-Z]+) (/[^`]*)`", text)]
+    served = [
+        (method, re.sub(r":path\}", "}", route.path))
+        for route in create_app(Service(ImageStore.open("mem://"))).routes
+        if isinstance(route, Route) and route.methods
+        for method in route.methods - {"HEAD"}
+    ]
+    assert sorted(shown) == sorted(served)
+
+
+def test_the_limits_of_the_docker_api() -> None:
+    text = (REFERENCE / "docker-api.md").read_text()
+    for row in (
+        f"| connections | {connections.CONNECTIONS_MAX};",
+        f"| head of a request | {connections.HEAD_SIZE_MAX >> 10} KiB, {connections.HEAD_SECONDS_MAX:.0f} seconds |",
+        f"| connection without a request | {server.IDLE_SECONDS_MAX} seconds |",
+        f"less {spools.RESERVE >> 20} MiB; {spools.SILENCE_SECONDS_MAX:.0f} seconds without a byte |",
+        f"| pulls, pushes and loads that run at once | {jobs.JOBS_MAX};",
+        f"| messages that wait for a client | {jobs.LAG_MAX:,};",
+        f"| events that wait for a client | {events.WAITING_MAX};",
+        f"its latest {events.KEPT} in memory",
+        f"| requests after SIGTERM | {server.SHUTDOWN_SECONDS:.0f} seconds",
+        f"versions {versions.show_version(versions.OLDEST)} to {versions.show_version(versions.NEWEST)} of",
+        *(f"`{state}" for state in State),
+    ):
+        assert row in text, row
 
 
 def test_the_marker_that_is_shown_is_one() -> None:

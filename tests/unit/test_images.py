@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +18,10 @@ DIGEST = "sha256:" + "d" * 64
 
 
 @pytest.fixture
-def images() -> Images:
-    catalog = Catalog(None)
-    catalog.replace_all([], [], [])
-    return Images(MemoryDatastore(), catalog)
+def images() -> Iterator[Images]:
+    with contextlib.closing(Catalog(None)) as catalog:
+        catalog.replace_all([], [], [])
+        yield Images(MemoryDatastore(), catalog)
 
 
 def commit(images: Images, number: int, *names: str, parent: str | None = None) -> str:
