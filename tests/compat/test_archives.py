@@ -22,8 +22,6 @@ from tests.servers.dockerd import DockerDaemon, docker_daemon
 from tests.servers.images import make_tar
 from tests.tools import need, need_root, run
 
-pytestmark = pytest.mark.xdist_group("archives")  # one daemon for all
-
 NAME = "three-layers:latest"
 DISK_SIZE = 1 << 30
 

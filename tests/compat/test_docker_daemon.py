@@ -18,8 +18,6 @@ from tests.servers.docker_registry import DockerRegistry
 from tests.servers.endpoint import Endpoint, endpoint
 from tests.tools import need, run
 
-pytestmark = pytest.mark.xdist_group("kinds")  # which builds the image
-
 DISK_SIZE = 32 << 30
 
 

@@ -28,8 +28,6 @@ from tests.servers.images import build_image, make_tar, write_docker_archive
 from tests.servers.registry import Registry
 from tests.tools import missing
 
-pytestmark = pytest.mark.xdist_group("docker_description")  # to read a description takes a second
-
 ROOT = Path(__file__).parents[2]
 DESCRIPTIONS = {
     "1.41": Path("/usr/share/gocode/src/github.com/docker/docker/api/swagger.yaml"),  # Debian: golang-github-docker-docker-dev

@@ -15,8 +15,6 @@ from imgstore.store import ImageStore
 from tests.servers.dockerd import docker_daemon
 from tests.servers.endpoint import Endpoint, endpoint
 
-pytestmark = pytest.mark.xdist_group("dockerd_system")  # one daemon for all
-
 COMMANDS = [
     "ps -a",
     "ps -aq --filter status=exited",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from imgstore.changes import FileType
 from imgstore.datastores.local import LocalDatastore
@@ -39,15 +38,10 @@ SIZES = {
 }
 """Capacity of the disks. QEMU asks each disk of a chain for each grain, so the deepest chain has the smallest disks."""
 
-
-def _each(names: Iterable[str]) -> list[ParameterSet]:
-    """The names as parameters; all tests of an image go to one worker, which builds and pulls it once."""
-    optional = {"alpine": [pytest.mark.if_present]}
-    return [pytest.param(name, marks=[pytest.mark.xdist_group(name), *optional.get(name, [])]) for name in sorted(names)]
-
-
-by_image = pytest.mark.parametrize("name", _each(SIZES))
-by_image_for_umoci = pytest.mark.parametrize("name", _each(SIZES.keys() - {"beyond-umoci", "gnu-sparse"}))
+ALPINE = pytest.param("alpine", marks=pytest.mark.if_present)
+OTHERS = sorted(SIZES.keys() - {"alpine"})
+by_image = pytest.mark.parametrize("name", [ALPINE, *OTHERS])
+by_image_for_umoci = pytest.mark.parametrize("name", [ALPINE, *sorted({*OTHERS} - {"beyond-umoci", "gnu-sparse"})])
 
 
 @dataclass(frozen=True)
@@ -328,10 +322,7 @@ def test_gnu_tar_extracts_what_we_export(pulled: Pulled, tmp_path: Path) -> None
     shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize(
-    ("name", "layers"),
-    [pytest.param(name, layers, marks=pytest.mark.xdist_group(name)) for name, layers in (("debian", 2), ("many-files", 1))],
-)
+@pytest.mark.parametrize(("name", "layers"), [("debian", 2), ("many-files", 1)])
 def test_disks_take_little_more_than_the_contents(pulled: Pulled, layers: int) -> None:
     """Of an image whose layers add files. A layer of a few edits all over a large tree takes a grain for each place that it touches."""
     contents = sum(contents_of(layer) for layer in pulled.image.layers[:layers])

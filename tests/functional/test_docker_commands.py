@@ -22,8 +22,6 @@ from tests.servers.endpoint import Endpoint, endpoint
 from tests.servers.images import build_image, make_tar, write_docker_archive
 from tests.servers.registry import Registry
 
-pytestmark = pytest.mark.xdist_group("docker_commands")  # one daemon for all
-
 LAYERS = [make_tar({name: name.encode() * 3000}) for name in "abc"]
 USERNAME, PASSWORD = "robot$p+r", "pa$$:word"
 

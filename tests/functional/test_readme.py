@@ -12,7 +12,7 @@ from tests.tools import missing, need
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "store", "*.img")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.img")
 
 
 def test_sessions_and_program(tmp_path: Path) -> None:
