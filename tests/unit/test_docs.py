@@ -209,9 +209,11 @@ def test_the_layout_of_a_store() -> None:
 def test_every_path_of_the_docker_api_is_in_the_reference() -> None:
     text = (REFERENCE / "docker-api.md").read_text().partition("## Paths\n")[2].partition("\n## ")[0]
     shown = [(method, path) for method, path in re.findall(r"`([A-Z]+) (/[^`]*)`", text)]
+    with ImageStore.open("mem://") as store:
+        routes = create_app(Service(store)).routes
     served = [
         (method, re.sub(r":path\}", "}", route.path))
-        for route in create_app(Service(ImageStore.open("mem://"))).routes
+        for route in routes
         if isinstance(route, Route) and route.methods
         for method in route.methods - {"HEAD"}
     ]
