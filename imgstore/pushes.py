@@ -30,7 +30,7 @@ from imgstore.markers import BlobRecord
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from registry_client import media_types
 from registry_client.digest import Digest
-from registry_client.errors import CancelledError, InvalidDigestError
+from registry_client.errors import CancelledError, InvalidDigestError, RegistryError
 from registry_client.manifest import Descriptor, Manifest, encode_manifest, parse_manifest
 from registry_client.push import push_each
 from registry_client.reference import Reference
@@ -47,6 +47,8 @@ _GZIP_TYPES = {
     media_types.OCI_MANIFEST: media_types.OCI_LAYER_GZIP,
     media_types.DOCKER_MANIFEST: media_types.DOCKER_LAYER_GZIP,
 }
+
+_BLOB_MISSING = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "DIGEST_INVALID"})
 
 _POLL_SECONDS = 0.1
 
@@ -208,13 +210,27 @@ class ImagePush:
         else:
             data = encode_manifest(self._media_type, config, chosen, manifest.annotations if manifest is not None else {})
         tag = str(self._destination.tag)
-        digest = self._writer.put_manifest(tag, data, self._media_type)
+        digest = self._put_manifest(tag, data)
         self._progress(ProgressEvent("", message=f"{tag}: digest: {digest} size: {len(data)}"))
         rows = tuple(
             ImageLayerRow(row.chain_id, row.diff_id, str(blob.digest), blob.media_type)
             for row, blob in zip(image.layers, chosen, strict=True)
         )
         return Pushed(replace(image, manifest_digest=str(digest), manifest=data, layers=rows), digest)
+
+    def _put_manifest(self, tag: str, data: bytes) -> Digest:
+        """Writes the manifest, once more if the registry says that it lacks a blob: we have seen that it has them.
+
+        docker-registry 2.8 reads a link that another push of the same blob to the same repository is just writing.
+        """
+        try:
+            return self._writer.put_manifest(tag, data, self._media_type)
+        except RegistryError as error:
+            if _BLOB_MISSING.isdisjoint(error.codes):
+                raise
+        self.stop.wait(_POLL_SECONDS)
+        self._check()
+        return self._writer.put_manifest(tag, data, self._media_type)
 
     def _manifest_of(self, image: ImageRow) -> Manifest | None:
         if image.manifest_digest is None:

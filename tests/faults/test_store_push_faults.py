@@ -98,6 +98,18 @@ def test_what_passes(store: ImageStore, registry: Registry, step: str, fault: st
     assert len(begun) == len(set(begun)) == len(LAYERS), "what was compressed is sent again from the spool"
 
 
+def test_a_blob_that_another_push_is_linking(store: ImageStore, registry: Registry) -> None:
+    """Debian's registry, asked by two pushes at once, may say once that it has not what it has."""
+    body = b'{"errors": [{"code": "MANIFEST_BLOB_UNKNOWN", "message": "blob unknown to registry"}]}'
+    missing = Fault(status=400, headers={"Content-Type": "application/json"}, body=body)
+    struck = registry.inject("/manifests/", missing, method="PUT")
+    succeeds(store, registry)
+    assert struck.hits == 1
+    registry.inject("/manifests/", missing, times=ALWAYS, method="PUT")
+    with pytest.raises(UnavailableError, match="blob unknown to registry"):
+        store.push(name(registry))
+
+
 def test_a_cut_upload_goes_on_where_it_was_cut(store: ImageStore, registry: Registry) -> None:
     cut = registry.inject("uploads/", Fault(hang_up=True, after=True, cut_request=1_500_000), times=3, method="PATCH")
     succeeds(store, registry)
