@@ -7,6 +7,7 @@ import base64
 import logging
 import random
 import re
+import ssl
 import subprocess
 import sys
 import traceback
@@ -122,7 +123,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         }
         registry.storage_host = STORAGE
         # The storage server shares the registry's context; it is content with any client, as storage is.
-        demanding.verify_mode = demanding.verify_mode.CERT_OPTIONAL
+        demanding.verify_mode = ssl.CERT_OPTIONAL
         proxy = stack.enter_context(Proxy(credentials=(PROXY_USER, PROXY_PASSWORD), names=names))
         world = World(tmp_path, authority, registry, tokens, mirror, proxy, image)
         (tmp_path / "hosts" / HARBOR).mkdir(parents=True)
