@@ -19,19 +19,15 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 _LABELS = frozenset({"label", "label!"})
 _LISTED = frozenset({"driver", "label", "name"})
+_NETWORKS = _LISTED | {"dangling", "id", "scope", "type"}
 _CONTAINERS = frozenset({"ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name"})
 _BUILDS = frozenset({"description", "id", "inuse", "label", "parent", "private", "shared", "type", "unused-for", "until"})
 
 # Every list, and every prune, with the filters that Docker knows there (moby daemon/list.go, daemon/prune.go, volume/service/convert.go).
 _EMPTY: tuple[tuple[str, str, object, frozenset[str]], ...] = (
     ("GET", "/containers/json", [], _CONTAINERS | {"network", "publish", "since", "status", "volume"}),
-    ("GET", "/networks", [], _LISTED | {"dangling", "id", "scope", "type"}),
-    (
-        "GET",
-        "/networks/",
-        [],
-        _LISTED | {"dangling", "id", "scope", "type"},
-    ),  # Docker has both, and some clients ask for this one
+    ("GET", "/networks", [], _NETWORKS),
+    ("GET", "/networks/", [], _NETWORKS),  # Docker has both, and some clients ask for this one
     ("GET", "/volumes", {"Volumes": [], "Warnings": []}, _LISTED | {"dangling"}),
     ("GET", "/plugins", [], frozenset({"capability", "enabled"})),
     ("POST", "/containers/prune", {"ContainersDeleted": [], "SpaceReclaimed": 0}, _LABELS | {"until"}),

@@ -14,14 +14,7 @@ import shutil
 from collections.abc import Iterator
 
 from imgstore import gc, layout
-from imgstore.answers import (
-    HistoryItem,
-    Image,
-    PruneReport,
-    Removal,
-    StoreInfo,
-    Usage,
-)
+from imgstore.answers import HistoryItem, Image, PruneReport, Removal, StoreInfo, Usage
 from imgstore.check import Finding, check_store
 from imgstore.errors import InUseError, NotFoundError
 from imgstore.image_filters import Filters, parse_list_filters, parse_prune_filters

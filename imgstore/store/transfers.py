@@ -6,12 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from imgstore import gc
-from imgstore.answers import (
-    PullResult,
-    PullStatus,
-    PushResult,
-    RemoteImage,
-)
+from imgstore.answers import PullResult, PullStatus, PushResult, RemoteImage
 from imgstore.blobs import KnownBlobs
 from imgstore.errors import InvalidError
 from imgstore.image_filters import Filters
