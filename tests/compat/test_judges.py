@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 import stat
@@ -236,9 +237,11 @@ class TestVmdk:
             )
 
     def test_parent_of_another_content(self, chain: list[Path]) -> None:
-        text = chain[1].read_bytes()
-        at = text.index(b"CID=")
-        chain[1].write_bytes(text[: at + 4] + (b"11111111" if text[at + 4 : at + 5] != b"1" else b"22222222") + text[at + 12 :])
+        data = chain[1].read_bytes()
+        cid = re.search(rb"^CID=([0-9a-f]+)$", data, re.MULTILINE)  # QEMU writes no leading zeros
+        assert cid is not None
+        other = bytes(cid[1][:-1]) + (b"1" if cid[1][-1:] != b"1" else b"2")
+        chain[1].write_bytes(data[: cid.start(1)] + other + data[cid.end(1) :])
         with pytest.raises(OSError, match="mismatch"), vmdk.libvmdk(chain):
             pass
 

@@ -227,10 +227,10 @@ class TestTokens:
     ) -> None:
         push(f"{registry.host}/team/app:1", self.options(authority))
         with closing(open_source(f"{registry.host}/team/app:1", self.options(authority))) as source:
-            tokens.leeway = 60 + 299  # valid for another second
+            tokens.leeway = 60 + tokens.lifetime - 5  # valid for another five seconds
             image = source.resolve(None)
             tokens.leeway = 60
-            time.sleep(2.1)
+            time.sleep(6.1)
             seen = len(registry.requests)
             for layer in image.layers:
                 read_blob(source.open_blob(layer))

@@ -176,7 +176,8 @@ def test_load(api: Endpoint, store: ImageStore, image: BuiltImage, tmp_path: Pat
     assert_nothing_left(store)
 
 
-def test_save(api: Endpoint, store: ImageStore, registry: Registry, image: BuiltImage) -> None:
+def test_save(api: Endpoint, store: ImageStore, registry: Registry) -> None:
+    registry.add_image("app", "1", [make_tar({"more than sockets hold": random.Random(0).randbytes(24_000_000)})])
     store.pull(f"{registry.host}/app:1")
     with send(api, "GET", f"/images/get?names={registry.host}/app:1") as client:
         read_until(client, b"blobs/sha256")
