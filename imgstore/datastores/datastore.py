@@ -20,6 +20,7 @@ import errno
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from imgstore import _fscompat  # noqa: F401  # before fs
 from imgstore.blocks import Bytes
@@ -69,7 +70,7 @@ class StoredFile(abc.ABC):
     def close(self) -> None:
         """Gives the file back; allowed more than once."""
 
-    def __enter__(self) -> StoredFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
