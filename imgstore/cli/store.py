@@ -110,9 +110,11 @@ def rebuild(session: Session) -> None:
     with session.open_store(create=False) as store:
         report = store.rebuild()
     if session.json:
-        output.print_json({"images": report.images, "disks": report.disks, "left_out": list(report.left_out)})
+        counts = {"images": report.images, "disks": report.disks, "containers": report.containers}
+        output.print_json({**counts, "left_out": list(report.left_out)})
         return
-    output.print_table(["IMAGES", "DISKS", "LEFT OUT"], [[str(report.images), str(report.disks), str(len(report.left_out))]])
+    row = [report.images, report.disks, report.containers, len(report.left_out)]
+    output.print_table(["IMAGES", "DISKS", "CONTAINERS", "LEFT OUT"], [[str(number) for number in row]])
     for reason in report.left_out:
         print(f"Left out: {output.printable(reason)}", file=sys.stderr)
 

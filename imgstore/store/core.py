@@ -12,6 +12,7 @@ from typing import Self
 from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog
 from imgstore.config import DEFAULT_DISK_SIZE
+from imgstore.containers import Containers
 from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
@@ -50,6 +51,7 @@ class StoreCore:
         self._id = marker.id
         self._disks = Disks(datastore, leases, marker.disk_size)
         self._images = Images(datastore, catalog)
+        self._containers = Containers(datastore, catalog)
         self._listing = Listing(datastore, catalog)
         self._intake = Intake(self._disks, self._images, catalog, leases, directory, self._tidy)
         self._registries = registries
@@ -145,7 +147,7 @@ class StoreCore:
                 self._catalog.discard()
             self._images.remove_unfinished()
             self._tidy()
-            return rebuild(self._catalog, self._disks, self._images)
+            return rebuild(self._catalog, self._disks, self._images, self._containers)
 
     def _options(self, progress: ProgressSink, credential: Credential | None, stop: Stop) -> Options:
         def on_retry(message: str, delay: float) -> None:
