@@ -109,15 +109,17 @@ class FileSystem:
         Raises:
             NotFoundError: there is none; the message has the path.
         """
-        node = self.node(ROOT_INODE)
+        node: Node | None = self.node(ROOT_INODE)
         for name in path.split(b"/") if path else ():
-            number = None
-            if node.type is FileType.DIRECTORY:
-                number = next((value >> 4 for found, value in self.directory_entries(node) if found == name), None)
-            if number is None:
-                raise NotFoundError(f"{show_path(path)}: no such file in the file system")
-            node = self.node(number)
+            node = self.child(node, name) if node is not None and node.type is FileType.DIRECTORY else None
+        if node is None:
+            raise NotFoundError(f"{show_path(path)}: no such file in the file system")
         return node
+
+    def child(self, directory: Node, name: bytes) -> Node | None:
+        """What ``directory`` has as ``name``, or None. Its blocks are read in their order, the index is not used."""
+        number = next((value >> 4 for found, value in self.directory_entries(directory) if found == name), None)
+        return None if number is None else self.node(number)
 
     def list_directory(self, node: Node) -> list[tuple[bytes, int, FileType]]:
         """(name, inode, type) of what is in a directory, without ``.`` and ``..``, sorted by the bytes of the names.
