@@ -34,6 +34,11 @@ class Kind(enum.IntEnum):
     DELETED = 2
     """With all that was in it, which is not told."""
 
+    @property
+    def letter(self) -> str:
+        """As docker's client shows it."""
+        return "CAD"[self]
+
 
 class Difference(NamedTuple):
     """One line of a diff.
