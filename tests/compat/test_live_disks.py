@@ -36,7 +36,7 @@ def write_by_qemu(disk: Path, chance: random.Random, model: bytearray, count: in
     run("qemu-io", "-f", "vmdk", *commands, disk)
 
 
-@pytest.mark.parametrize("size", [SIZE, 3 * SIZE])
+@pytest.mark.parametrize("size", [SIZE, SIZE + 40 * GRAIN])
 def test_qemu_and_we_write_by_turns(tmp_path: Path, size: int) -> None:
     need("qemu-img", "qemu-io")
     chance = random.Random(size)
