@@ -17,7 +17,8 @@ from imgstore import gc, layout
 from imgstore.answers import HistoryItem, Image, PruneReport, Removal, StoreInfo, Usage
 from imgstore.check import Finding, check_store
 from imgstore.errors import InUseError, NotFoundError
-from imgstore.image_filters import Filters, parse_list_filters, parse_prune_filters
+from imgstore.filters import Filters
+from imgstore.image_filters import parse_list_filters, parse_prune_filters
 from imgstore.intake import NAMES
 from imgstore.leases import held
 from imgstore.listing import removal_of

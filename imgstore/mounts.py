@@ -1,0 +1,53 @@
+"""Mounts: where in a container its volumes are.
+
+Source: moby ``volume/mounts`` (linux_parser.go, validate.go), ``daemon/volumes.go`` (registerMountPoints), ``daemon/create_unix.go``.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from imgstore.answers import Mount
+from imgstore.errors import InvalidError
+
+_LENGTH_MAX = 4095
+
+
+def plan_mounts(given: Sequence[Mount], image_volumes: Iterable[str]) -> list[Mount]:
+    """The mounts of a container: those that are given, then the volumes that its image declares at other places.
+
+    Their destinations are in normal form. A mount without a volume, as those of the image are, is to get an anonymous one.
+
+    Args:
+        image_volumes: paths, as the configuration has them.
+
+    Raises:
+        InvalidError: a destination is none, or two are the same; docker's words.
+    """
+    planned: dict[str, Mount] = {}
+    for mount in given:
+        destination = _normal(mount.destination)
+        if destination in planned:
+            raise InvalidError(f"Duplicate mount point: {destination}")
+        planned[destination] = replace(mount, destination=destination)
+    for path in sorted(image_volumes):
+        destination = _normal(posixpath.join("/", path))
+        planned.setdefault(destination, Mount("", destination))
+    return list(planned.values())
+
+
+def _normal(destination: str) -> str:
+    if not destination:
+        raise InvalidError('invalid mount config for type "volume": field Target must not be empty')
+    if not destination.startswith("/"):
+        raise InvalidError(
+            f'invalid mount config for type "volume": invalid mount path: {destination[:200]!r} mount path must be absolute'
+        )
+    if "\0" in destination or len(destination.encode(errors="surrogateescape")) > _LENGTH_MAX:
+        raise InvalidError(f"invalid mount path: {destination[:200]!r}: a null byte, or more than {_LENGTH_MAX} bytes")
+    normal = "/" + posixpath.normpath(destination).lstrip("/")
+    if normal == "/":
+        raise InvalidError("invalid specification: destination can't be '/'")
+    return normal
