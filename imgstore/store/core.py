@@ -24,6 +24,7 @@ from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.listing import Listing
 from imgstore.location import LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State
+from imgstore.quota import Quota, measure
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
@@ -53,7 +54,8 @@ class StoreCore:
         self._images = Images(datastore, catalog)
         self._containers = Containers(datastore, catalog)
         self._listing = Listing(datastore, catalog)
-        self._intake = Intake(self._disks, self._images, catalog, leases, directory, self._tidy)
+        self._quota = Quota(datastore, leases, lambda: measure(datastore, layout.VOLUMES))
+        self._intake = Intake(self._disks, self._images, catalog, leases, self._quota, directory, self._tidy)
         self._registries = registries
         self._connections = Connections(registries)
 
