@@ -82,9 +82,7 @@ class VolumeDisks:
         path = layout.volume_disk(disk_id)
         with self._datastore.create(path) as file:
             try:
-                writer = HostedDiskWriter(
-                    file, capacity=capacity, cid=random_cid(), extent_name=posixpath.basename(path)
-                )
+                writer = HostedDiskWriter(file, capacity=capacity, cid=random_cid(), extent_name=posixpath.basename(path))
                 device = SnapshotDevice(writer, None)
                 fill(device)
                 device.seal()
@@ -176,7 +174,11 @@ class VolumeDisks:
     def ids(self) -> set[str]:
         """Ids of all disks that are there, whole or not."""
         names = list_names(self._datastore, layout.VOLUMES)
-        return {stem for stem, _, suffix in (name.partition(".") for name in names) if suffix in ("vmdk", "intent") and is_disk_id(stem)}
+        return {
+            stem
+            for stem, _, suffix in (name.partition(".") for name in names)
+            if suffix in ("vmdk", "intent") and is_disk_id(stem)
+        }
 
     def sizes(self) -> dict[str, int]:
         """Bytes that each disk takes on the datastore, by id."""

@@ -100,7 +100,7 @@ class VolumeStores:
                 raise AlreadyExistsError(f"volumestore ({name}) already added")
             stores, _ = self.open_all()
             for store in stores:
-                if directory is not None and store.location != MEMORY and os.path.samefile(directory, store.location):
+                if directory is not None and store.location != MEMORY and directory.samefile(store.location):
                     raise AlreadyExistsError(f"{marker.location}: is the place of volume store ({store.name})")
             self._datastore.write_atomic(path, markers.encode(marker))
         return marker

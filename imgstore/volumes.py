@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -84,7 +85,7 @@ class Volumes:
                 return FoundVolume(store, _read(store, name))
         raise NoSuchVolumeError(f"No such volume: {name}")
 
-    def list(self) -> tuple[list[FoundVolume], list[str]]:
+    def read_all(self) -> tuple[list[FoundVolume], list[str]]:
         """All volumes, by name; and what could not be read and why, a sentence each, which hides nothing else."""
         found: list[FoundVolume] = []
         stores, problems = self._stores.open_all()
@@ -225,7 +226,9 @@ class Volumes:
         with self._changing(name) as found:
             record = snapshot_of(found.marker, snapshot)
             kept = tuple(other for other in found.marker.snapshots if other is not record)
-            self._switch(found, msgspec.structs.replace(found.marker, snapshots=kept))
+            with held(found.store.leases, _REMOVING):
+                self._write(found.store, msgspec.structs.replace(found.marker, snapshots=kept))
+                self._collect(found.store, self._lineages(found.store, [record.disk]))
 
     def clone(
         self, source: str, snapshot: str | None, name: str, options: VolumeOptions, labels: Mapping[str, str]
@@ -277,35 +280,72 @@ class Volumes:
                     made = store.disks.create_child(store.disks.link(disk))
                     return self._write(store, msgspec.structs.replace(marker, disk=made))
 
-    def remove(self, names: Sequence[str]) -> int:
+    def remove(self, names: Iterable[str], *, skip: tuple[type[ImgstoreError], ...] = ()) -> tuple[list[str], int]:
         """Removes volumes, with their snapshots, and the disks that nothing needs then.
 
         The marker goes first: after a crash a volume is there or not, and its disks go with the next one who works here. Those before
         one that cannot be removed are removed.
 
+        Args:
+            skip: a volume that cannot be removed for such a reason stays, and the others go.
+
         Returns:
-            Bytes that are free now on the datastores.
+            The names of those that were removed, and the bytes that their disks took.
 
         Raises:
             NotFoundError: one is not there.
             InUseError: a container has one, or a guest; nothing of it is removed.
         """
+        removed: list[str] = []
         freed = 0
         left: dict[str, tuple[VolumeStore, set[str]]] = {}
         try:
             for name in names:
-                try:
-                    with self._changing(name) as found:
-                        size, disks = self._remove(found)
-                except NoSuchVolumeError:
-                    raise NoSuchVolumeError(f"Get {name}: no such volume") from None
-                freed += size
-                left.setdefault(found.store.name, (found.store, set()))[1].update(disks)
+                with contextlib.suppress(*skip):
+                    try:
+                        with self._changing(name) as found:
+                            size, disks = self._remove(found)
+                    except NoSuchVolumeError:
+                        raise NoSuchVolumeError(f"Get {name}: no such volume") from None
+                    removed.append(name)
+                    freed += size
+                    left.setdefault(found.store.name, (found.store, set()))[1].update(disks)
         finally:
             for store, disks in left.values():
                 with held(store.leases, _REMOVING):
                     freed += self._collect(store, disks)
-        return freed
+        return removed, freed
+
+    def own_sizes(self, volumes: Sequence[FoundVolume]) -> dict[str, int]:
+        """Bytes that the disks of each volume take on its datastore, without those that others of these volumes need too; by name."""
+        by_store: dict[str, list[FoundVolume]] = {}
+        for volume in volumes:
+            by_store.setdefault(volume.store.name, []).append(volume)
+        found: dict[str, int] = {}
+        for theirs in by_store.values():
+            disks = theirs[0].store.disks
+            sizes = disks.sizes()
+            if sizes.keys() <= {volume.marker.disk for volume in theirs}:  # no disk stands on another one
+                found.update((volume.marker.name, sizes.get(volume.marker.disk, 0)) for volume in theirs)
+                continue
+            parents: dict[str, str | None] = {}
+            lineages = [self._lineages(volume.store, _named(volume.marker), parents) for volume in theirs]
+            users = Counter(disk for lineage in lineages for disk in lineage)
+            for volume, lineage in zip(theirs, lineages, strict=True):
+                found[volume.marker.name] = sum(sizes.get(disk, 0) for disk in lineage if users[disk] == 1)
+        return found
+
+    def own_size(self, volume: FoundVolume) -> int:
+        """As `own_sizes`, of one volume among all of its volume store."""
+        disks = volume.store.disks
+        if not volume.marker.snapshots and len(self._lineages(volume.store, [volume.marker.disk])) == 1:
+            return disks.size(volume.marker.disk)
+        others = [other for other in self.read_all()[0] if other.store.name == volume.store.name]
+        return self.own_sizes(others).get(volume.marker.name, 0)
+
+    def whole_size(self, volume: FoundVolume) -> int:
+        """Bytes that the disks take which show the volume as it is now: as much as a copy of it takes at most."""
+        return sum(map(volume.store.disks.size, self._lineages(volume.store, [volume.marker.disk])))
 
     def tidy(self) -> None:
         """Removes what interrupted work left in the store's own datastore, unless someone is working there."""
@@ -399,19 +439,14 @@ class Volumes:
     def _replace_disk(self, found: FoundVolume, capacity: int) -> FoundVolume:
         """Gives the volume one disk without parent, of what it is now."""
         store, marker = found.store, found.marker
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(held(store.leases, _MAKING, shared=True))
-            chain = stack.enter_context(store.disks.read(marker.disk))
+        with held(store.leases, _MAKING, shared=True), contextlib.ExitStack() as reading:
+            chain = reading.enter_context(store.disks.read(marker.disk))
+            given_up = self._lineages(store, [marker.disk])
             disk = store.disks.copy(chain, capacity, _grow if capacity > chain.size else _nothing)
-            return self._switch(found, msgspec.structs.replace(marker, disk=disk, capacity=capacity))
-
-    def _switch(self, found: FoundVolume, marker: VolumeMarker) -> FoundVolume:
-        """Writes a marker that names fewer or other disks, and removes those that nothing needs then."""
-        store = found.store
-        given_up = _named(found.marker) - _named(marker)
-        with held(store.leases, _REMOVING):
-            written = self._write(store, marker)
-            self._collect(store, self._lineages(store, given_up))
+            with held(store.leases, _REMOVING):
+                written = self._write(store, msgspec.structs.replace(marker, disk=disk, capacity=capacity))
+                reading.close()
+                self._collect(store, given_up)
         return written
 
     def _remove(self, found: FoundVolume) -> tuple[int, set[str]]:
@@ -430,10 +465,10 @@ class Volumes:
         return freed, others
 
     @staticmethod
-    def _lineages(store: VolumeStore, disks: Iterable[str]) -> set[str]:
+    def _lineages(store: VolumeStore, disks: Iterable[str], parents: dict[str, str | None] | None = None) -> set[str]:
         """The disks and all that they stand on, as far as they can be read."""
         found: set[str] = set()
-        parents: dict[str, str | None] = {}
+        parents = {} if parents is None else parents
         for disk in disks:
             found.add(disk)
             with contextlib.suppress(ImgstoreError):
@@ -465,8 +500,9 @@ class Volumes:
         try:
             with held(store.leases, _REMOVING):
                 self._collect(store, store.disks.ids())
-                for disk in self._survey(store).sealed:
-                    store.disks.seal(disk)
+                with contextlib.suppress(ImgstoreError):
+                    for disk in self._survey(store).sealed:
+                        store.disks.seal(disk)
         finally:
             making.release()
 
@@ -529,7 +565,9 @@ def _read_path(store: VolumeStore, path: str) -> VolumeMarker:
 def _encode(marker: VolumeMarker) -> bytes:
     data = markers.encode(marker)
     if len(data) > markers.LIMIT:
-        raise InvalidError(f"volume {marker.name}: its labels, options and snapshots take {len(data)} bytes, more than {markers.LIMIT}")
+        raise InvalidError(
+            f"volume {marker.name}: its labels, options and snapshots take {len(data)} bytes, more than {markers.LIMIT}"
+        )
     return data
 
 

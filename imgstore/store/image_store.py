@@ -27,12 +27,13 @@ from imgstore.quota import QuotaReport
 from imgstore.store.archives import Archives
 from imgstore.store.contents import Contents
 from imgstore.store.transfers import Transfers, parse_config
+from imgstore.store.volumes import Volumes
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, Contents):
+class ImageStore(Transfers, Archives, Contents, Volumes):
     """A store: images, and the disks that show them. Make one with `open` or `create`; several processes may use one directory.
 
     Methods raise ImgstoreErrors only; which kinds mean what is in ``docs/reference/errors.md``. They may be called from several threads.
