@@ -34,6 +34,7 @@ COMMANDS = {
     "import": ("archives", "import_tree", "Make an image of one layer from a tar archive of a file tree."),
     "check": ("store", "check", "Check catalog, disks, chains and file systems."),
     "df": ("store", "usage", "Show what takes space, and how much is free."),
+    "quota": ("store", "quota", "Show or set how much the store may take."),
     "login": ("registry", "login", "Log in to a registry."),
     "logout": ("registry", "logout", "Remove the login to a registry."),
     "tags": ("registry", "tags", "List the tags of a repository."),

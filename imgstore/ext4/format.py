@@ -28,6 +28,7 @@ from imgstore.ext4.structures import (
     JOURNAL_INODE,
     ROOT_INODE,
     SECTORS_PER_BLOCK,
+    UNSIGNED_HASH,
     CompatFeature,
     GroupFlag,
     IncompatFeature,
@@ -46,7 +47,6 @@ SIZE_MULTIPLE = 64 << 10
 _BYTES_PER_INODE = 16384
 _UUID = uuid.UUID("6d1f0c5e-8f3a-5c47-9d0e-3a7b2e64c1d8").bytes
 _HASH_SEED = (0x5A3C9E17, 0xC46F7DA1, 0x91B02D8E, 0x2E85F6C3)
-_UNSIGNED_HASH = 0x2
 _DEFAULT_XATTR_AND_ACL = 0x4 | 0x8
 _COMPAT = CompatFeature.HAS_JOURNAL | CompatFeature.EXT_ATTR | CompatFeature.DIR_INDEX | CompatFeature.SPARSE_SUPER2
 _INCOMPAT = IncompatFeature.FILETYPE | IncompatFeature.EXTENTS | IncompatFeature.FLEX_BG | IncompatFeature.CSUM_SEED
@@ -157,7 +157,7 @@ def format_file_system(device: WritableBlockDevice) -> None:
         default_mount_opts=_DEFAULT_XATTR_AND_ACL,
         min_extra_isize=32,
         want_extra_isize=32,
-        flags=_UNSIGNED_HASH,
+        flags=UNSIGNED_HASH,
         log_groups_per_flex=max(4, (groups - 1).bit_length()),  # all groups in one flex group
         checksum_type=1,
         checksum_seed=seed,

@@ -64,6 +64,7 @@ class FileSystem:
     and the byte of the device; nothing that the disk says makes a read endless or takes memory before it is proved to be small.
 
     Attributes:
+        device: that it reads, unproved; short reads are remembered.
         super_block: as read.
         geometry: its sizes.
         groups: the group descriptors.
@@ -77,6 +78,7 @@ class FileSystem:
             UnsupportedError: a feature that is not read here, or a journal that waits for replay.
         """
         self._pages = device if isinstance(device, PageCache) else PageCache(device)
+        self.device: BlockDevice = self._pages
         self.super_block = read_super_block(device)
         self.geometry = Geometry.from_super_block(self.super_block, device.size)
         if self.super_block.feature_incompat & IncompatFeature.RECOVER:
@@ -109,15 +111,17 @@ class FileSystem:
         Raises:
             NotFoundError: there is none; the message has the path.
         """
-        node = self.node(ROOT_INODE)
+        node: Node | None = self.node(ROOT_INODE)
         for name in path.split(b"/") if path else ():
-            number = None
-            if node.type is FileType.DIRECTORY:
-                number = next((value >> 4 for found, value in self.directory_entries(node) if found == name), None)
-            if number is None:
-                raise NotFoundError(f"{show_path(path)}: no such file in the file system")
-            node = self.node(number)
+            node = self.child(node, name) if node is not None and node.type is FileType.DIRECTORY else None
+        if node is None:
+            raise NotFoundError(f"{show_path(path)}: no such file in the file system")
         return node
+
+    def child(self, directory: Node, name: bytes) -> Node | None:
+        """What ``directory`` has as ``name``, or None. Its blocks are read in their order, the index is not used."""
+        number = next((value >> 4 for found, value in self.directory_entries(directory) if found == name), None)
+        return None if number is None else self.node(number)
 
     def list_directory(self, node: Node) -> list[tuple[bytes, int, FileType]]:
         """(name, inode, type) of what is in a directory, without ``.`` and ``..``, sorted by the bytes of the names.
@@ -145,6 +149,17 @@ class FileSystem:
             for entry in decode_block(block, self.inode_seed(node), self.geometry.inodes, where, indexed=indexed, first=first):
                 if dots or entry[0] not in (b".", b".."):
                     yield entry
+
+    def parent_of(self, node: Node) -> int:
+        """Number of the directory that ``..`` of a directory names.
+
+        Raises:
+            CorruptError: there is no ``..``.
+        """
+        number = next((value >> 4 for name, value in self.directory_entries(node, dots=True) if name == b".."), None)
+        if number is None:
+            raise CorruptError(f"directory inode {node.number}: has no ..")
+        return number
 
     def directory_blocks(self, node: Node) -> Iterator[tuple[str, bytes, bool]]:
         """(what it is, for errors; the block; whether it is the first) of all blocks of a directory."""
@@ -314,7 +329,7 @@ class FileSystem:
                 if node.number in directories:
                     raise CorruptError(f"directory inode {node.number}: has a second name, {show_path(path)}")
                 directories.add(node.number)
-                yield self._entry(path, node)
+                yield self.entry(path, node)
                 prefix = path + b"/" if path else b""
                 pending.extend((prefix + name, child) for name, child, _ in reversed(self.list_directory(node)))
                 continue
@@ -323,9 +338,10 @@ class FileSystem:
                 if first != path:
                     yield HardLink(path, first)
                     continue
-            yield self._entry(path, node)
+            yield self.entry(path, node)
 
-    def _entry(self, path: bytes, node: Node) -> Entry:
+    def entry(self, path: bytes, node: Node) -> Entry:
+        """What makes a file anew at ``path``; its data are read from the device when they are asked for."""
         status = self.status(node)
         entry = Entry(
             path=path,

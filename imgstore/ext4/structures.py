@@ -24,6 +24,9 @@ FIRST_INODE = 11
 
 LINK_MAX = 65000
 NAME_MAX = 255
+UNSIGNED_HASH = 0x2
+"""In ``s_flags``: names are hashed as unsigned bytes. Without it as signed ones, as mke2fs on x86 wants it."""
+
 SUPER_MAGIC = 0xEF53
 EXTENT_MAGIC = 0xF30A
 XATTR_MAGIC = 0xEA020000

@@ -12,6 +12,7 @@ from typing import Self
 from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog
 from imgstore.config import DEFAULT_DISK_SIZE
+from imgstore.containers import Containers
 from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
@@ -23,6 +24,7 @@ from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.listing import Listing
 from imgstore.location import LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State
+from imgstore.quota import Quota, measure
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
@@ -50,8 +52,10 @@ class StoreCore:
         self._id = marker.id
         self._disks = Disks(datastore, leases, marker.disk_size)
         self._images = Images(datastore, catalog)
+        self._containers = Containers(datastore, catalog)
         self._listing = Listing(datastore, catalog)
-        self._intake = Intake(self._disks, self._images, catalog, leases, directory, self._tidy)
+        self._quota = Quota(datastore, leases, lambda: measure(datastore, layout.VOLUMES))
+        self._intake = Intake(self._disks, self._images, catalog, leases, self._quota, directory, self._tidy)
         self._registries = registries
         self._connections = Connections(registries)
 
@@ -145,7 +149,7 @@ class StoreCore:
                 self._catalog.discard()
             self._images.remove_unfinished()
             self._tidy()
-            return rebuild(self._catalog, self._disks, self._images)
+            return rebuild(self._catalog, self._disks, self._images, self._containers)
 
     def _options(self, progress: ProgressSink, credential: Credential | None, stop: Stop) -> Options:
         def on_retry(message: str, delay: float) -> None:

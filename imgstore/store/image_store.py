@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from imgstore import gc, layout
 from imgstore.answers import HistoryItem, Image, PruneReport, Removal, StoreInfo, Usage
 from imgstore.check import Finding, check_store
-from imgstore.errors import InUseError, NotFoundError
+from imgstore.errors import InUseError, InvalidError, NotFoundError
 from imgstore.image_filters import Filters, parse_list_filters, parse_prune_filters
 from imgstore.intake import NAMES
 from imgstore.leases import held
 from imgstore.listing import removal_of
 from imgstore.location import CATALOG
+from imgstore.quota import QuotaReport
 from imgstore.store.archives import Archives
 from imgstore.store.contents import Contents
 from imgstore.store.transfers import Transfers, parse_config
@@ -179,6 +180,25 @@ class ImageStore(Transfers, Archives, Contents):
             free_space=None if space is None else space.free,
             registries=self._registries,
         )
+
+    def quota(self) -> QuotaReport:
+        """What images, containers and volumes take, and how much they may take together."""
+        return self._quota.report()
+
+    def set_quota(self, limit: int | None) -> None:
+        """Limits what images, containers and volumes may take together, for all who open the store; None: no longer.
+
+        What is there stays, though it be more; what is brought, made or written by us afterwards must fit.
+
+        Args:
+            limit: bytes of storage, above 0.
+
+        Raises:
+            InvalidError: the limit is none.
+        """
+        if limit is not None and limit <= 0:
+            raise InvalidError(f"quota of {limit} bytes: must be above 0")
+        self._quota.set_limit(limit)
 
     def _usage(self, path: str) -> int:
         try:
