@@ -258,16 +258,23 @@ def test_unmounted(tmp_path: Path) -> None:
         Work(root, 7).run(200)
         wide = root / "wider"
         wide.mkdir()
-        (wide / "one").touch()
         for number in range(9000):
-            os.link(wide / "one", wide / f"{number:0200}")
+            name = wide / f"{number:0200}"
+            if number % 50 == 0:
+                name.touch()
+                first = name
+            else:
+                os.link(first, name)
         for number in range(0, 9000, 3):
             (wide / f"{number:0200}").unlink()
     with FileBlockDevice(tmp_path / "image") as device:
         assert recovered(device) is device
         assert not recover(device)
         assert list(check_file_system(device)) == []
-        found = tree_of_reader(FileSystem(device))
+        file_system = FileSystem(device)
+        _, index, _ = next(file_system.directory_blocks(file_system.lookup(b"wider")))
+        assert index[30] == 1  # levels below the root of the index
+        found = tree_of_reader(file_system)
     with mounted(tmp_path / "image") as root:
         assert diff(without_sockets(tree_of(root)), found) == []
 
