@@ -374,3 +374,33 @@ def test_fast_commits_are_refused(tmp_path: Path) -> None:
         cut = copy(image, "cut")
     with FileBlockDevice(cut) as device, pytest.raises(UnsupportedError, match="fast commits of transaction"):
         recovered(device)
+
+
+@pytest.mark.parametrize("form", ["jo", "jo -c -v 2", "jo -c -v 3"])
+def test_journals_of_debugfs(tmp_path: Path, form: str) -> None:
+    """e2fsck replays what debugfs wrote, in a copy: its blocks, revocations and transactions without a commit block."""
+    need("debugfs", "e2fsck")
+    image, first, count = tmp_path / "image", 12_000, 60
+    formatted_file(image).close()
+    chance = random.Random(form)
+    script = [form]
+    for number in range(30):
+        source = tmp_path / f"blocks-{number}"
+        blocks = [b"%s block %d of %d" % (b"\xc0\x3b\x39\x98" * chance.randrange(2), block, number) for block in range(10)]
+        source.write_bytes(b"".join(block.ljust(4096, b".") for block in blocks))
+        targets = ",".join(map(str, chance.sample(range(first, first + count), 10)))
+        revoked = ",".join(map(str, chance.sample(range(first, first + count), 5)))
+        script += [f"jw -b {targets} {source}", f"jw -r {revoked}"]
+    script += [f"jw -c -b {first} {source}", "jc"]
+    (tmp_path / "script").write_text("\n".join(script) + "\n")
+    run("debugfs", "-w", "-f", tmp_path / "script", image)
+    theirs = copy(image, "theirs")
+    run("e2fsck", "-fy", theirs, check=False)
+    e2fsck.gate(theirs)
+    with FileBlockDevice(image) as ours, FileBlockDevice(theirs) as judge:
+        expected = judge.read(first * 4096, count * 4096)
+        assert expected.count(b" block ") > count // 2
+        assert recovered(ours).read(first * 4096, count * 4096) == expected
+        assert recover(ours)
+        assert ours.read(first * 4096, count * 4096) == expected
+    e2fsck.gate(image)
