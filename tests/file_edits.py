@@ -13,7 +13,7 @@ from tests.images.layer import LayerTar
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 """cap_net_bind_service=ep."""
 
-WIDE = 3000
+WIDE = 600
 """Names in the directory ``wide``: more than fit into one block."""
 
 
@@ -24,7 +24,8 @@ def make_tree(tar: Path) -> None:
             layer.directory(name)
         for name in ("bin/sh", "etc/passwd", "etc/shadow", "usr/lib/a/one", "usr/lib/a/two", "usr/lib/b/one", "var/log/messages"):
             layer.file(name, name.encode() * 1000)
-        layer.directory("/".join(["deep"] * 30))
+        for depth in range(1, 31):
+            layer.directory("/".join(["deep"] * depth))
         layer.file("/".join(["deep"] * 30) + "/file", b"deep")
         layer.file("links/first", b"linked")
         for name in ("links/second", "links/third", "usr/lib/b/fourth"):
@@ -72,7 +73,7 @@ def _change_attributes(root: Path) -> None:
     os.chown(root / "etc/passwd", 1000, 70000)
     (root / "usr/lib/a").chmod(0o2750)
     os.chown(root / "links/symbolic", 5, 5, follow_symlinks=False)
-    (root / "wide/name-01234").chmod(0o4755)
+    (root / "wide/name-00123").chmod(0o4755)
 
 
 def _touch(root: Path) -> None:
@@ -124,7 +125,7 @@ def _replace_types(root: Path) -> None:
     (root / "usr/lib").write_bytes(b"no directory")
     (root / "links/symbolic").unlink()
     (root / "links/symbolic").write_bytes(b"no link")
-    (root / "empty").rmdir()
+    shutil.rmtree(root / "empty")
     (root / "empty").symlink_to("etc")
 
 
@@ -175,7 +176,7 @@ def _make_nodes(root: Path) -> None:
 
 def _fill_directory(root: Path) -> None:
     (root / "empty/many").mkdir()
-    for number in range(2000):
+    for number in range(1000):
         (root / f"empty/many/{number:06}").touch()
         (root / f"wide/more-{number:06}").touch()
     for number in range(0, WIDE, 2):
@@ -194,7 +195,7 @@ def _nothing(root: Path) -> None:
 
 def _touch_many(root: Path) -> None:
     """More files of unchanged directories than are looked for one by one."""
-    for number in range(0, WIDE, 100):
+    for number in range(0, WIDE, 50):
         os.utime(root / f"wide/name-{number:05}")
     for name in ("bin/sh", "usr/lib/a/one", "links/first"):
         os.utime(root / name)
