@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 from collections.abc import Callable
@@ -227,3 +229,30 @@ EDITS: dict[str, Callable[[Path], None]] = {
         _fill_directory,
     )
 }
+
+
+def edit_at_random(root: Path, choice: random.Random, count: int) -> None:
+    """Does ``count`` things, each to files that are there by then; what the kernel refuses is left out."""
+    for number in range(count):
+        files = sorted(path for path in root.rglob("*") if path.parent.name != "wide" or path.name.endswith("0"))
+        directories = [path for path in files if path.is_dir() and not path.is_symlink()]
+        with contextlib.suppress(OSError):
+            _do_one(choice, number, choice.choice(files), choice.choice(files), choice.choice(directories) / f"random-{number}")
+
+
+def _do_one(choice: random.Random, number: int, one: Path, other: Path, new: Path) -> None:
+    acts: list[Callable[[], object]] = [
+        lambda: new.write_bytes(choice.randbytes(choice.choice([0, 10, 5000, 100_000]))),
+        lambda: new.mkdir(),
+        lambda: new.symlink_to("t" * choice.choice([5, 100])),
+        lambda: one.rename(new),
+        lambda: one.rename(other),
+        lambda: os.link(one, new, follow_symlinks=False),
+        lambda: one.unlink(),
+        lambda: shutil.rmtree(one),
+        lambda: one.write_bytes(choice.randbytes(100)),
+        lambda: os.chown(one, number, number, follow_symlinks=False),
+        lambda: os.setxattr(one, "user.number", b"%d" % number * choice.choice([1, 500]), follow_symlinks=False),
+        lambda: os.utime(one, ns=(number, number), follow_symlinks=False),
+    ]
+    choice.choice(acts)()
