@@ -25,15 +25,17 @@ from imgstore.listing import removal_of
 from imgstore.location import CATALOG
 from imgstore.quota import QuotaReport
 from imgstore.store.archives import Archives
-from imgstore.store.contents import Contents
+from imgstore.store.containers import Containers
 from imgstore.store.transfers import Transfers, parse_config
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, Contents):
-    """A store: images, and the disks that show them. Make one with `open` or `create`; several processes may use one directory.
+class ImageStore(Transfers, Archives, Containers):
+    """A store: images, the disks that show them, and containers on these. Make one with `open` or `create`.
+
+    Several processes may use one directory.
 
     Methods raise ImgstoreErrors only; which kinds mean what is in ``docs/reference/errors.md``. They may be called from several threads.
     """
