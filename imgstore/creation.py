@@ -100,9 +100,8 @@ class Creation:
         """
         if not 1 <= count <= COUNT_MAX:
             raise InvalidError(f"{count} containers: from 1 to {COUNT_MAX} can be made at once")
-        chosen = check_container_name(prefix) if prefix is not None else f"{self._free_name()}_{secrets.token_hex(3)}"
-        names = [f"{chosen}-{number}" for number in range(1, count + 1)]
-        check_container_name(names[-1])  # the longest
+        chosen = f"{generate_container_name()}_{secrets.token_hex(3)}" if prefix is None else prefix
+        names = [check_container_name(f"{chosen}-{number}") for number in range(1, count + 1)]
         with self._planned(reference, options) as plan:
             return self._make(plan, names)
 
