@@ -35,6 +35,7 @@ COMMANDS: Commands = {
     "container": ("containers", "container", "Make, list and remove containers."),
     "check": ("store", "check", "Check catalog, disks, chains and file systems."),
     "df": ("store", "usage", "Show what takes space, and how much is free."),
+    "quota": ("store", "quota", "Show or set how much the store may take."),
     "login": ("registry", "login", "Log in to a registry."),
     "logout": ("registry", "logout", "Remove the login to a registry."),
     "tags": ("registry", "tags", "List the tags of a repository."),

@@ -1,4 +1,4 @@
-"""``imgstore check``, ``df``, ``init`` and ``rebuild``: the store as a whole."""
+"""``imgstore check``, ``df``, ``quota``, ``init`` and ``rebuild``: the store as a whole."""
 
 from __future__ import annotations
 
@@ -69,6 +69,44 @@ def usage(session: Session, verbose: bool) -> None:
             for image in used.images
         ]
         output.print_table(["IMAGE", "IMAGE ID", "SIZE", "SHARED", "UNIQUE"], rows)
+
+
+@click.command()
+@click.argument("limit", metavar="[SIZE|none]", required=False)
+@output.format_option
+@click.pass_obj
+def quota(session: Session, limit: str | None) -> None:
+    """Show or set how much the store may take.
+
+    SIZE, for example 200GiB, limits what images, containers and volumes take together on the datastore, for everyone who opens this store.
+    "none" takes the limit away.
+    """
+    size = None if limit is None or limit == "none" else units.parse_size(limit)
+    with session.open_store() as store:
+        if limit is not None:
+            store.set_quota(size)
+        report = store.quota()
+    if session.json:
+        output.print_json(
+            {
+                "limit": report.limit,
+                "used": report.used,
+                "images": report.images,
+                "containers": report.containers,
+                "volumes": report.volumes,
+                "reserved": report.reserved,
+            }
+        )
+        return
+    rows = [
+        ["Limit", "none" if report.limit is None else units.format_size(report.limit)],
+        ["Used", units.format_size(report.used)],
+        ["Images", units.format_size(report.images)],
+        ["Containers", units.format_size(report.containers)],
+        ["Volumes", units.format_size(report.volumes)],
+        ["Reserved", units.format_size(report.reserved)],
+    ]
+    output.print_table(["TYPE", "SIZE"], rows)
 
 
 @click.command()
