@@ -22,6 +22,7 @@ from imgstore.images import Images
 from imgstore.intake import NAMES, Intake
 from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.listing import Listing
+from imgstore.live_disks import LiveDisks
 from imgstore.location import LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.quota import Quota
@@ -54,7 +55,8 @@ class StoreCore:
         self._id = marker.id
         self._disks = Disks(datastore, leases, marker.disk_size)
         self._images = Images(datastore, catalog)
-        self._containers = Containers(datastore, catalog)
+        self._live_disks = LiveDisks(datastore)
+        self._containers = Containers(datastore, catalog, self._live_disks, leases)
         self._listing = Listing(datastore, catalog)
         self._volume_stores = VolumeStores(datastore, directory)
         self._volumes = Volumes(self._volume_stores, catalog)
@@ -191,12 +193,13 @@ class StoreCore:
             return False
 
     def _tidy(self) -> None:
-        """Removes what interrupted work left: stagings without an owner, and layers without a marker that nobody is making."""
+        """Removes what interrupted work left: stagings without an owner, layers and container disks without a marker that nobody makes."""
         self._datastore.sweep()
         known = {row.chain_id for row in self._catalog.layers()} if self._has_catalog() else set()
         for chain_id in set(self._disks.chain_ids()) - known:
             self._disks.remove_unfinished(chain_id)
         self._disks.mend_scratch()
+        self._containers.remove_unfinished()
 
     @contextlib.contextmanager
     def _chain(self, reference: str) -> Iterator[Chain]:
