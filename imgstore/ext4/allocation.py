@@ -1,7 +1,8 @@
 """Hands out blocks and inodes, and takes them back.
 
-Both allocators go forward from behind the last one in use, so that what a layer adds lies together; what earlier layers freed is
-taken only when the end is reached. Same file system and same calls, same numbers.
+For a layer both allocators go forward from behind the last one in use, so that what it adds lies together; what earlier layers freed
+is taken only when the end is reached. For a file system in use they take what is free from the front: there the disk below has its
+bytes already, and a disk that is written again and again does not wander to its end. Same file system and same calls, same numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from imgstore.ext4.pages import WritablePageCache
 from imgstore.ext4.structures import BLOCK_SIZE, GroupFlag
 
 _ALIGNMENT = 16  # blocks: 64 KiB, a grain of the disk below
+_REUSED_RUNS = (2048, _ALIGNMENT, 1)
+"""Least blocks of the free runs that are taken first, second, last: 8 MiB keep big files whole, where holes are many."""
 
 
 class FileSystemFullError(NoSpaceError):
@@ -59,13 +62,18 @@ class BlockAllocator:
     the contents of all files that the layer ever had, also of those that it replaced itself.
     """
 
-    def __init__(self, pages: WritablePageCache, geometry: Geometry, groups: GroupTable, base: BaseMetadata) -> None:
+    def __init__(
+        self, pages: WritablePageCache, geometry: Geometry, groups: GroupTable, base: BaseMetadata, *, reuse: bool
+    ) -> None:
+        """``reuse`` takes free runs from the front, instead of going on behind the last block in use."""
         self._pages = pages
         self._geometry = geometry
         self._groups = groups
         self._base = base
         self._bitmaps = _Bitmaps(geometry.blocks_per_group, self._load)
-        self._pointer = min(-(-self._after_last() // _ALIGNMENT) * _ALIGNMENT, geometry.blocks)
+        self._run_lengths = _REUSED_RUNS if reuse else (1,)
+        after_last = geometry.blocks if reuse else self._after_last()
+        self._pointer = min(-(-after_last // _ALIGNMENT) * _ALIGNMENT, geometry.blocks)
         self._marked = self._pointer
         self._first_new = self._pointer
         self._reused = _Bitmaps(geometry.blocks_per_group, lambda group: bytearray(BLOCK_SIZE))
@@ -124,10 +132,12 @@ class BlockAllocator:
         raise FileSystemFullError(f"no block is free: {self._geometry.blocks - free} of {self._geometry.blocks} blocks are used")
 
     def _free_runs(self) -> Iterator[tuple[int, int]]:
-        for group in range(self._geometry.groups):
-            if self._groups.free_blocks[group]:
-                for bit, count in clear_runs(self._bitmaps[group], self._geometry.blocks_in_group(group)):
-                    yield group * self._geometry.blocks_per_group + bit, count
+        for least in self._run_lengths:
+            for group in range(self._geometry.groups):
+                if self._groups.free_blocks[group] >= least:
+                    for bit, count in clear_runs(self._bitmaps[group], self._geometry.blocks_in_group(group)):
+                        if count >= least:
+                            yield group * self._geometry.blocks_per_group + bit, count
 
     def free(self, start: int, count: int) -> None:
         """Gives back a run of used blocks.
@@ -198,12 +208,13 @@ class InodeAllocator:
         first_new: every inode in use from this number on was taken from this allocator.
     """
 
-    def __init__(self, pages: WritablePageCache, geometry: Geometry, groups: GroupTable) -> None:
+    def __init__(self, pages: WritablePageCache, geometry: Geometry, groups: GroupTable, *, reuse: bool) -> None:
+        """``reuse`` takes the first that are free, instead of going on behind the last in use."""
         self._pages = pages
         self._geometry = geometry
         self._groups = groups
         self._bitmaps = _Bitmaps(geometry.inodes_per_group, self._load)
-        self.first_new = max(self._after_last(), geometry.first_inode)
+        self.first_new = geometry.inodes + 1 if reuse else max(self._after_last(), geometry.first_inode)
         self._pointer = self.first_new
         self._marked = self._pointer
         self._reused: set[int] = set()

@@ -25,13 +25,16 @@ _NODE_COUNT = 8
 Entries = Mapping[bytes, int]
 
 
-def encode_directory(entries: Entries, number: int, parent: int, seed: int, hash_seed: Sequence[int]) -> tuple[list[bytes], bool]:
+def encode_directory(
+    entries: Entries, number: int, parent: int, seed: int, hash_seed: Sequence[int], *, signed_hash: bool = False
+) -> tuple[list[bytes], bool]:
     """The blocks of a directory, and whether they have an index. Same entries, same bytes.
 
     Args:
         entries: without ``.`` and ``..``.
         number: its inode; ``parent`` that of its parent.
         seed: of the checksums of the directory's inode.
+        signed_hash: whether names are hashed as signed bytes, as the superblock states.
 
     Raises:
         InvalidError: more names than an index of two levels can hold (some 20 million).
@@ -40,7 +43,8 @@ def encode_directory(entries: Entries, number: int, parent: int, seed: int, hash
     size = sum((len(name) + 11) & ~3 for name in entries)
     if len(dots) + size <= _ROOM:
         return [_encode_leaf(sorted(entries.items()), seed, dots)], False
-    return _encode_indexed(entries, number, parent, seed, hash_seed), True
+    order = sorted((*hash_name(name, hash_seed, signed=signed_hash), name) for name in entries)
+    return _encode_indexed(entries, order, number, parent, seed), True
 
 
 def _encode_entry(name: bytes, value: int, length: int) -> bytes:
@@ -69,8 +73,9 @@ def _encode_leaf(entries: Sequence[tuple[bytes, int]], seed: int, start: bytes =
     )
 
 
-def _encode_indexed(entries: Entries, number: int, parent: int, seed: int, hash_seed: Sequence[int]) -> list[bytes]:
-    order = sorted((*hash_name(name, hash_seed), name) for name in entries)
+def _encode_indexed(
+    entries: Entries, order: Sequence[tuple[int, int, bytes]], number: int, parent: int, seed: int
+) -> list[bytes]:
     leaves: list[bytes] = []
     hashes: list[int] = []
     current: list[tuple[bytes, int]] = []

@@ -1,4 +1,4 @@
-"""The hash by which big directories are indexed: half of MD4 (``fs/ext4/hash.c``), over unsigned bytes."""
+"""The hash by which big directories are indexed: half of MD4 (``fs/ext4/hash.c``), over unsigned or signed bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 HALF_MD4 = 1
-"""Version of the hash, as the superblock and the root of an index state it; the unsigned flag is the superblock's."""
+"""Version of the hash, as the superblock and the root of an index state it; whether bytes are signed is the superblock's."""
 
 _WORDS = struct.Struct(">8I")
 _INITIAL = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
@@ -16,11 +16,12 @@ _K2 = 0x5A827999
 _K3 = 0x6ED9EBA1
 
 
-def hash_name(name: bytes, seed: Sequence[int]) -> tuple[int, int]:
+def hash_name(name: bytes, seed: Sequence[int], *, signed: bool = False) -> tuple[int, int]:
     """(hash, minor hash) of a name; the hash is even, for its lowest bit marks a collision in the index.
 
     Args:
         seed: four 32-bit numbers of the superblock; all zero stands for those of MD4.
+        signed: count bytes beyond ASCII as negative (``str2hashbuf_signed``).
     """
     a, b, c, d = seed if any(seed) else _INITIAL
     left = len(name)
@@ -32,11 +33,24 @@ def hash_name(name: bytes, seed: Sequence[int]) -> tuple[int, int]:
             fill = bytes((left & 0xFF,))
             whole = left & ~3
             chunk = (chunk[:whole] + fill * (4 - (left & 3)) + chunk[whole:]).ljust(32, fill)
-        a, b, c, d = _transform(a, b, c, d, *_WORDS.unpack(chunk))
+        words = _WORDS.unpack(chunk)
+        if signed and not chunk.isascii():
+            words = _signed_words(words, name[position : position + 32])
+        a, b, c, d = _transform(a, b, c, d, *words)
         position += 32
         left -= 32
     value = b & ~1
     return (_END - 2 if value == _END else value), c
+
+
+def _signed_words(words: Sequence[int], name: bytes) -> tuple[int, ...]:
+    """``words`` as they are when bytes of ``name`` from 0x80 on count 256 less, each before it is shifted to its place."""
+    out = list(words)
+    for position, byte in enumerate(name):
+        if byte & 0x80:
+            last = min(position | 3, len(name) - 1)  # of the word
+            out[position >> 2] -= 256 << 8 * (last - position)
+    return tuple(word & _MASK for word in out)
 
 
 def _transform(

@@ -6,6 +6,7 @@ import struct
 
 from crc32c import crc32c
 
+from imgstore.errors import UnsupportedError
 from imgstore.ext4 import checksums
 from imgstore.ext4.groups import GroupTable
 from imgstore.ext4.pages import PAGE_SHIFT, PAGE_SIZE, WritablePageCache
@@ -14,6 +15,7 @@ from imgstore.ext4.structures import INODE, INODE_SIZE
 DELETED_AT = 1 << 30
 """Time of deletion of every freed inode; below the count of inodes e2fsck would take it for a link of the orphan list."""
 
+_LEAST_EXTRA = 28  # up to the creation time: mke2fs and the kernel never wrote less into inodes of 256 bytes
 _SEED = struct.Struct("<II")
 _LOW = struct.Struct("<H")
 _MASK = PAGE_SIZE - 1
@@ -40,7 +42,8 @@ class InodeTable:
         uid: int,
         gid: int,
         size: int,
-        time: tuple[int, int],
+        mtime: tuple[int, int],
+        now: tuple[int, int],
         links: int,
         sectors: int,
         flags: int,
@@ -48,8 +51,8 @@ class InodeTable:
         xattr_block: int,
         xattr_area: bytes,
     ) -> None:
-        """Puts a new inode: ``mode`` with the type, ``time`` as 32-bit seconds and extra for all four times."""
-        seconds, extra = time
+        """Puts a new inode: ``mode`` with the type, the times as 32-bit seconds and extra, ``now`` for all but the mtime."""
+        seconds, extra = now
         self.put(
             number,
             INODE.pack(
@@ -58,7 +61,7 @@ class InodeTable:
                 size & 0xFFFFFFFF,
                 seconds,
                 seconds,
-                seconds,
+                mtime[0],
                 0,
                 gid & 0xFFFF,
                 links,
@@ -79,7 +82,7 @@ class InodeTable:
                 32,
                 0,
                 extra,
-                extra,
+                mtime[1],
                 extra,
                 seconds,
                 extra,
@@ -103,7 +106,14 @@ class InodeTable:
         _LOW.pack_into(page, start + 130, checksum >> 16)
 
     def change(self, number: int, raw: bytearray) -> None:
-        """Puts back what ``read`` gave."""
+        """Puts back what ``read`` gave.
+
+        Raises:
+            UnsupportedError: the inode has no room for its times, or for its checksum.
+        """
+        extra = raw[0x80] | raw[0x81] << 8
+        if extra < _LEAST_EXTRA:
+            raise UnsupportedError(f"inode {number}: extra fields of {extra} bytes, at least {_LEAST_EXTRA} can be changed")
         raw[124:126] = b"\0\0"
         raw[130:132] = b"\0\0"
         self.put(number, raw)

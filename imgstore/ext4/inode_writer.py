@@ -18,7 +18,16 @@ from imgstore.ext4.inodes import FAST_SYMLINK, Node, encode_device, encode_time
 from imgstore.ext4.pages import WritablePageCache
 from imgstore.ext4.reader import FileSystem, show_path
 from imgstore.ext4.stream import BlockStream, FileContent
-from imgstore.ext4.structures import BLOCK_SHIFT, BLOCK_SIZE, LINK_MAX, SECTORS_PER_BLOCK, InodeFlag, XattrHeader
+from imgstore.ext4.structures import (
+    BLOCK_SHIFT,
+    BLOCK_SIZE,
+    LINK_MAX,
+    SECTORS_PER_BLOCK,
+    UNSIGNED_HASH,
+    InodeFlag,
+    RoCompatFeature,
+    XattrHeader,
+)
 from imgstore.ext4.xattrs import INODE_ROOM, encode_xattrs, seal_xattr_block
 
 _LARGEST_FILE = ((1 << 32) - 1) * BLOCK_SIZE
@@ -31,6 +40,7 @@ _REGULAR_MODE = int(FileType.REGULAR) << 12
 _DIRECTORY_MODE = int(FileType.DIRECTORY) << 12
 _SYMLINK_MODE = int(FileType.SYMLINK) << 12 | 0o777
 _LINKS_AT = 26
+_EXTRA = 32
 
 
 class ChangeError(InvalidError):
@@ -59,6 +69,7 @@ class InodeWriter:
         inodes: InodeAllocator,
         stream: BlockStream,
         place: Callable[[int | None, int], None],
+        now_ns: int | None,
     ) -> None:
         seed = file_system.geometry.checksum_seed
         if seed is None:
@@ -70,7 +81,9 @@ class InodeWriter:
         self._stream = stream
         self._place = place
         self._seed = seed
+        self._now = None if now_ns is None else encode_time(now_ns)
         self._hash_seed: Sequence[int] = file_system.super_block.hash_seed
+        self._signed_hash = not file_system.super_block.flags & UNSIGNED_HASH
         self._table = InodeTable(pages, file_system.groups, seed)
 
     def create(self, number: int, entry: Entry) -> None:
@@ -106,10 +119,9 @@ class InodeWriter:
         area, xattr_block = self._put_xattrs(entry.xattrs) if entry.xattrs else (_NO_AREA, 0)
         if xattr_block:
             blocks += 1
-        time = encode_time(entry.mtime_ns)
-        self._table.create(
-            number, mode, entry.uid, entry.gid, size, time, links, blocks * SECTORS_PER_BLOCK, flags, block, xattr_block, area
-        )
+        sectors, mtime = blocks * SECTORS_PER_BLOCK, encode_time(entry.mtime_ns)
+        now = self._now or mtime
+        self._table.create(number, mode, entry.uid, entry.gid, size, mtime, now, links, sectors, flags, block, xattr_block, area)
 
     def _put_data(self, number: int, entry: Entry) -> tuple[bytes, int]:
         size = entry.size
@@ -187,13 +199,15 @@ class InodeWriter:
     def create_directory(self, number: int, attributes: Attributes) -> None:
         """Makes inode ``number`` a directory; its blocks come with ``write_directory``."""
         area, xattr_block = self._put_xattrs(attributes.xattrs)
+        mtime = encode_time(attributes.mtime_ns)
         self._table.create(
             number,
             _DIRECTORY_MODE | attributes.mode,
             attributes.uid,
             attributes.gid,
             0,
-            encode_time(attributes.mtime_ns),
+            mtime,
+            self._now or mtime,
             2,
             SECTORS_PER_BLOCK if xattr_block else 0,
             _EXTENTS,
@@ -206,32 +220,50 @@ class InodeWriter:
         """Gives a directory other attributes; changes nothing if it has them."""
         raw = self._table.read(number)
         node = self._file_system.node(number)
-        if raw[0x80] != 32 or raw[0x81]:
-            raise UnsupportedError(f"inode {number}: extra fields of {raw[0x80] | raw[0x81] << 8} bytes, only 32 are written")
         before = bytes(raw)
-        seconds, extra = encode_time(attributes.mtime_ns)
+        mtime = encode_time(attributes.mtime_ns)
         struct.pack_into("<HH", raw, 0x00, _DIRECTORY_MODE | attributes.mode, attributes.uid & 0xFFFF)
-        struct.pack_into("<III", raw, 0x08, seconds, seconds, seconds)
         struct.pack_into("<H", raw, 0x18, attributes.gid & 0xFFFF)
         struct.pack_into("<HH", raw, 0x78, attributes.uid >> 16, attributes.gid >> 16)
-        struct.pack_into("<IIIII", raw, 0x84, extra, extra, extra, seconds, extra)
+        _set_mtime(raw, mtime)
+        if self._now is None:
+            _set_other_times(raw, mtime)
         if node.xattr_block:
             self._stream.flush()
         if self._file_system.read_xattrs(node) != dict(attributes.xattrs):
-            if node.xattr_block:
-                self._release_xattr_block(node)
-            area, block = self._put_xattrs(attributes.xattrs)
-            raw[0xA0:] = area
-            _set_xattr_block(raw, block)
-            _set_sectors(raw, node.sectors + SECTORS_PER_BLOCK * ((block > 0) - (node.xattr_block > 0)))
+            self._replace_xattrs(node, raw, attributes.xattrs)
         if raw != before:
+            if self._now is not None:
+                _set_ctime(raw, self._now)
+            self._table.change(number, raw)
+
+    def _replace_xattrs(self, node: Node, raw: bytearray, xattrs: Mapping[bytes, bytes]) -> None:
+        extra = raw[0x80] | raw[0x81] << 8
+        if extra > _EXTRA:
+            raise UnsupportedError(f"inode {node.number}: extra fields of {extra} bytes, only {_EXTRA} are known")
+        if node.xattr_block:
+            self._release_xattr_block(node)
+        area, block = self._put_xattrs(xattrs)
+        raw[0x80 + extra : 0x80 + _EXTRA] = bytes(_EXTRA - extra)  # what was there were xattrs
+        raw[0x80] = _EXTRA
+        raw[0x80 + _EXTRA :] = area
+        _set_xattr_block(raw, block)
+        _set_sectors(raw, node.sectors + SECTORS_PER_BLOCK * ((block > 0) - (node.xattr_block > 0)))
+
+    def touch_directory(self, number: int, *, stated: bool) -> None:
+        """Notes that a directory got or lost a name now, unless this is a layer; its mtime stays if it was ``stated``."""
+        if self._now is not None:
+            raw = self._table.read(number)
+            if not stated:
+                _set_mtime(raw, self._now)
+            _set_ctime(raw, self._now)
             self._table.change(number, raw)
 
     def write_directory(self, number: int, parent: int, entries: Mapping[bytes, int]) -> None:
         """Puts the entries of a directory on the disk, unless they are there.
 
         Raises:
-            InvalidError: an index of two levels cannot hold them.
+            InvalidError: an index of two levels cannot hold them, or they have more directories than links can count.
             FileSystemFullError: as its name says.
         """
         node = self._file_system.node(number)
@@ -239,10 +271,14 @@ class InodeWriter:
             return
         before = self._release_blocks(node)
         seed = checksums.inode_seed(self._seed, number, node.generation)
-        blocks, indexed = encode_directory(entries, number, parent, seed, self._hash_seed)
+        blocks, indexed = encode_directory(entries, number, parent, seed, self._hash_seed, signed_hash=self._signed_hash)
         runs = self._stream.append(b"".join(blocks))
         root, used = encode_extents(runs, seed, self._stream.append_blocks)
         links = 2 + sum(value & TYPE_MASK == DIRECTORY_TYPE for value in entries.values())
+        if links > LINK_MAX and not self._file_system.super_block.feature_ro_compat & RoCompatFeature.DIR_NLINK:
+            raise ChangeError(
+                f"directory inode {number}: {links - 2} directories in it, without dir_nlink ext4 allows {LINK_MAX - 2}"
+            )
         raw = self._table.read(number)
         struct.pack_into("<H", raw, _LINKS_AT, 1 if links > LINK_MAX else links)
         struct.pack_into("<I", raw, 0x04, len(blocks) * BLOCK_SIZE)
@@ -257,9 +293,14 @@ class InodeWriter:
         raw = self._table.read(number)
         links = int.from_bytes(raw[_LINKS_AT : _LINKS_AT + 2], "little") + 1
         if links <= LINK_MAX:
-            struct.pack_into("<H", raw, _LINKS_AT, links)
-            self._table.change(number, raw)
+            self._set_links(number, raw, links)
         return links
+
+    def _set_links(self, number: int, raw: bytearray, links: int) -> None:
+        struct.pack_into("<H", raw, _LINKS_AT, links)
+        if self._now is not None:
+            _set_ctime(raw, self._now)
+        self._table.change(number, raw)
 
     def remove_link(self, number: int) -> None:
         """Counts one name less of a file that is no directory, and frees it with the last."""
@@ -269,9 +310,7 @@ class InodeWriter:
         if node.links == 1:
             self.release(node)
             return
-        raw = self._table.read(number)
-        struct.pack_into("<H", raw, _LINKS_AT, node.links - 1)
-        self._table.change(number, raw)
+        self._set_links(number, self._table.read(number), node.links - 1)
 
     def release(self, node: Node) -> None:
         """Frees an inode and all its blocks.
@@ -322,6 +361,24 @@ def _prove_segments(entry: Entry) -> list[tuple[int, int]]:
             )
         end = offset + length
     return segments
+
+
+def _set_mtime(raw: bytearray, time: tuple[int, int]) -> None:
+    struct.pack_into("<I", raw, 0x10, time[0])
+    struct.pack_into("<I", raw, 0x88, time[1])
+
+
+def _set_ctime(raw: bytearray, time: tuple[int, int]) -> None:
+    struct.pack_into("<I", raw, 0x0C, time[0])
+    struct.pack_into("<I", raw, 0x84, time[1])
+
+
+def _set_other_times(raw: bytearray, time: tuple[int, int]) -> None:
+    """Access, change and creation time."""
+    seconds, extra = time
+    _set_ctime(raw, time)
+    struct.pack_into("<I", raw, 0x08, seconds)
+    struct.pack_into("<III", raw, 0x8C, extra, seconds, extra)
 
 
 def _set_sectors(raw: bytearray, sectors: int) -> None:

@@ -103,8 +103,8 @@ class Node:
         return self.type is FileType.SYMLINK and not self.has_extents and self.size <= FAST_SYMLINK
 
 
-def decode_inode(raw: bytes, number: int, where: str, *, seed: int | None) -> Node:
-    """The inode in ``raw``, which is as long as the file system's inodes.
+def decode_inode(raw: bytes, number: int, where: str, *, seed: int | None, orphan: bool = False) -> Node:
+    """The inode in ``raw``, which is as long as the file system's inodes. Only an orphan may have no links.
 
     Raises:
         CorruptError: its checksum or type is wrong, it is not in use, or its extra fields leave it.
@@ -122,7 +122,7 @@ def decode_inode(raw: bytes, number: int, where: str, *, seed: int | None) -> No
         file_type = FileType(mode >> 12)
     except ValueError:
         raise CorruptError(f"{where}: mode 0{mode:o} is of no file") from None
-    if not links:
+    if not links and not orphan:
         raise CorruptError(f"{where}: has a name, and no links")
     if len(raw) > 128 and (extra_size & 3 or 128 + extra_size > len(raw)):
         raise CorruptError(f"{where}: extra size is {extra_size}")

@@ -1,7 +1,7 @@
 """Reads an ext4 file system from a BlockDevice: ours, and what mke2fs and the kernel make with 4-KiB blocks.
 
-Not read: a journal that waits for replay (its file system is not what the blocks say), inline data, xattr inodes, encryption,
-casefolding, bigalloc, files mapped by indirect blocks.
+Not read: a journal that waits for replay (the file system is not what the blocks say: ``recovery`` shows it), inline data, xattr
+inodes, encryption, casefolding, bigalloc, files mapped by indirect blocks.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class FileSystem:
         if self.super_block.feature_incompat & IncompatFeature.RECOVER:
             raise UnsupportedError(
                 f"SuperBlock at byte {SUPER_OFFSET}: the journal must be replayed first",
-                hint="mount the file system once, or run e2fsck on it",
+                hint="mount the file system once, run e2fsck on it, or read what imgstore.ext4.recovery shows",
             )
         self.groups = GroupTable.load(device, self.geometry)
 
-    def node(self, number: int) -> Node:
-        """Inode ``number``, which must be in use.
+    def node(self, number: int, *, orphan: bool = False) -> Node:
+        """Inode ``number``, which must be in use; with ``orphan`` it need not have links.
 
         Raises:
             CorruptError: it is damaged, or there is no such inode.
@@ -98,7 +98,12 @@ class FileSystem:
             raise CorruptError(f"inode {number}: the file system has {self.geometry.inodes}")
         offset = self.groups.inode_offset(number)
         raw = self._pages.read(offset, self.geometry.inode_size)
-        return decode_inode(raw, number, f"inode {number} at byte {offset}", seed=self.geometry.checksum_seed)
+        where = f"inode {number} at byte {offset}"
+        return decode_inode(raw, number, where, seed=self.geometry.checksum_seed, orphan=orphan)
+
+    def next_orphan(self, number: int) -> int:
+        """The inode that follows ``number`` in the list of orphans, 0 at its end: it stands in the place of the deletion time."""
+        return int.from_bytes(self._pages.read(self.groups.inode_offset(number) + 0x14, 4), "little")
 
     def lookup(self, path: bytes) -> Node:
         """The file at ``path``, in normal form; no symlink is followed, neither on the way nor at the end.
@@ -106,15 +111,17 @@ class FileSystem:
         Raises:
             NotFoundError: there is none; the message has the path.
         """
-        node = self.node(ROOT_INODE)
+        node: Node | None = self.node(ROOT_INODE)
         for name in path.split(b"/") if path else ():
-            number = None
-            if node.type is FileType.DIRECTORY:
-                number = next((value >> 4 for found, value in self.directory_entries(node) if found == name), None)
-            if number is None:
-                raise NotFoundError(f"{show_path(path)}: no such file in the file system")
-            node = self.node(number)
+            node = self.child(node, name) if node is not None and node.type is FileType.DIRECTORY else None
+        if node is None:
+            raise NotFoundError(f"{show_path(path)}: no such file in the file system")
         return node
+
+    def child(self, directory: Node, name: bytes) -> Node | None:
+        """What ``directory`` has as ``name``, or None. Its blocks are read in their order, the index is not used."""
+        number = next((value >> 4 for found, value in self.directory_entries(directory) if found == name), None)
+        return None if number is None else self.node(number)
 
     def list_directory(self, node: Node) -> list[tuple[bytes, int, FileType]]:
         """(name, inode, type) of what is in a directory, without ``.`` and ``..``, sorted by the bytes of the names.

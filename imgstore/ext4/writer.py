@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from imgstore.blocks import WritableBlockDevice
 from imgstore.changes import NO_XATTRS, Change, Entry, FileType, HardLink, Opaque, Whiteout
-from imgstore.errors import UnsupportedError
 from imgstore.ext4.allocation import BlockAllocator, FileSystemFullError, InodeAllocator
 from imgstore.ext4.directories import DIRECTORY_TYPE, TYPE_MASK
+from imgstore.ext4.features import prove_writable
 from imgstore.ext4.geometry import SUPER_OFFSET, write_super_block
 from imgstore.ext4.groups import BaseMetadata
 from imgstore.ext4.inode_writer import Attributes, ChangeError, InodeWriter
@@ -22,22 +22,11 @@ from imgstore.ext4.inodes import DIRENT_TYPES
 from imgstore.ext4.pages import WritablePageCache
 from imgstore.ext4.reader import FileSystem, show_path
 from imgstore.ext4.stream import BlockStream
-from imgstore.ext4.structures import INODE_SIZE, LINK_MAX, IncompatFeature, RoCompatFeature
+from imgstore.ext4.structures import LINK_MAX
 from imgstore.ext4.tree import Directory, DirectoryTree
 from imgstore.ext4.xattrs import XattrsError
 
-_WRITABLE_INCOMPAT = IncompatFeature.FILETYPE | IncompatFeature.EXTENTS | IncompatFeature.FLEX_BG | IncompatFeature.CSUM_SEED
-_REQUIRED_INCOMPAT = IncompatFeature.FILETYPE | IncompatFeature.EXTENTS
-_WRITABLE_RO_COMPAT = (
-    RoCompatFeature.SPARSE_SUPER
-    | RoCompatFeature.LARGE_FILE
-    | RoCompatFeature.HUGE_FILE
-    | RoCompatFeature.DIR_NLINK
-    | RoCompatFeature.EXTRA_ISIZE
-    | RoCompatFeature.METADATA_CSUM
-)
 _LARGEST_ID = (1 << 32) - 2
-_IMPLIED = Attributes(0o755, 0, 0, 0, NO_XATTRS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +47,31 @@ class LayerSummary:
 class LayerWriter:
     """Applies Changes, in order, to the file system on ``device``; ``device`` takes the writes (copy-on-write is below us).
 
-    What umoci's unpacking does differently: a directory that gets or loses a child but has no Entry in the layer keeps its mtime
-    here. The permission bits of a symlink are always 0777, as on any Linux. Access, change and creation time are the mtime.
+    It does so in one of two ways. A layer gives the same bytes whenever it is applied: what umoci's unpacking does differently, a
+    directory that gets or loses a child but has no Entry in the layer keeps its mtime, and access, change and creation time are the
+    mtime. With ``now_ns`` the file system is one in use, and what is done to it looks as if a program had done it under the
+    kernel at that time: new inodes have the mtime of their Entry and are otherwise of now, a directory that gets or loses a name has
+    mtime and ctime of now (one with an Entry the mtime of that, as tar sets it last), and so has the ctime of a file that gets or
+    loses a link; the blocks and inodes that are free among the used ones are taken first. The permission bits of a symlink are
+    always 0777, as on any Linux.
 
     After any error, and after a crash before ``finish`` returned, the file system is half changed: throw the device away.
     For one thread; uses at most some 20 MiB plus what the names of the touched directories take.
     """
 
     def __init__(
-        self, device: WritableBlockDevice, place: Callable[[int | None, int], None] = lambda offset, length: None
+        self,
+        device: WritableBlockDevice,
+        place: Callable[[int | None, int], None] = lambda offset, length: None,
+        *,
+        now_ns: int | None = None,
     ) -> None:
         """Reads the superblock, the descriptors, two bitmaps and the root directory of the parent.
 
         Args:
             place: called for each run of the data of each Entry, in their order, with its byte offset on the device and its length. It
                 stays there whatever the layer does afterwards. None: the run is zeros, and lies nowhere.
+            now_ns: the time since the epoch, in nanoseconds, if this is a file system in use; None: a layer.
 
         Raises:
             CorruptError: the parent is damaged.
@@ -82,29 +81,15 @@ class LayerWriter:
         self._file_system = FileSystem(self._pages)
         self._geometry = self._file_system.geometry
         self._groups = self._file_system.groups
-        self._prove_writable()
+        prove_writable(self._file_system.super_block, self._geometry)
         base = BaseMetadata(self._file_system.super_block, self._groups)
-        self._blocks = BlockAllocator(self._pages, self._geometry, self._groups, base)
-        self._inodes = InodeAllocator(self._pages, self._geometry, self._groups)
+        self._blocks = BlockAllocator(self._pages, self._geometry, self._groups, base, reuse=now_ns is not None)
+        self._inodes = InodeAllocator(self._pages, self._geometry, self._groups, reuse=now_ns is not None)
         stream = BlockStream(self._pages, self._blocks)
-        self._files = InodeWriter(self._pages, self._file_system, self._blocks, self._inodes, stream, place)
+        self._files = InodeWriter(self._pages, self._file_system, self._blocks, self._inodes, stream, place, now_ns)
+        self._implied = Attributes(0o755, 0, 0, now_ns or 0, NO_XATTRS)
         self._stream = stream
         self._tree = DirectoryTree(self._file_system, self._inodes)
-
-    def _prove_writable(self) -> None:
-        super_block, where = self._file_system.super_block, f"SuperBlock at byte {SUPER_OFFSET}"
-        incompat, ro_compat = super_block.feature_incompat, super_block.feature_ro_compat
-        if incompat & ~int(_WRITABLE_INCOMPAT) or incompat & _REQUIRED_INCOMPAT != _REQUIRED_INCOMPAT:
-            raise UnsupportedError(f"{where}: cannot write with incompatible features {IncompatFeature(incompat)!r}")
-        if ro_compat & ~int(_WRITABLE_RO_COMPAT) or self._geometry.checksum_seed is None:
-            raise UnsupportedError(f"{where}: cannot write with read-only features {RoCompatFeature(ro_compat)!r}")
-        if self._geometry.inode_size != INODE_SIZE:
-            raise UnsupportedError(f"{where}: cannot write inodes of {self._geometry.inode_size} bytes")
-        if super_block.state != 1 or super_block.last_orphan:
-            raise UnsupportedError(
-                f"{where}: state is {super_block.state}, orphans start at inode {super_block.last_orphan}",
-                hint="run e2fsck on the file system",
-            )
 
     def apply(self, change: Change) -> None:
         """Applies one Change; the data of an Entry are read to their end.
@@ -154,7 +139,7 @@ class LayerWriter:
         found.stated = True
 
     def _imply_directory(self, parent: Directory, name: bytes) -> Directory:
-        return self._make_directory(parent, name, _IMPLIED)
+        return self._make_directory(parent, name, self._implied)
 
     def _make_directory(self, parent: Directory, name: bytes, attributes: Attributes) -> Directory:
         if name in parent.entries:
@@ -231,7 +216,7 @@ class LayerWriter:
         for directory, name, child in reversed(kept):
             if not child.stated:
                 if child.entries:
-                    self._files.restate_directory(child.number, _IMPLIED)
+                    self._files.restate_directory(child.number, self._implied)
                 else:
                     self._remove(directory, name)
 
@@ -259,6 +244,7 @@ class LayerWriter:
             FileSystemFullError: the blocks do not suffice for the directories.
         """
         for directory in self._tree.changed():
+            self._files.touch_directory(directory.number, stated=directory.stated)
             try:
                 self._files.write_directory(directory.number, directory.parent, directory.entries)
             except FileSystemFullError as error:

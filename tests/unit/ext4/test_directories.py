@@ -89,7 +89,7 @@ def follow(node: bytes, start: int, value: int) -> int:
 
 def test_names_of_one_hash_in_two_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lowest bit of the second leaf's hash tells the kernel to look there, too. Real collisions of 31 bits are too rare to make."""
-    monkeypatch.setattr(directories, "hash_name", lambda name, seed: (0x1000 if name < b"3" else 0x2000, 0))
+    monkeypatch.setattr(directories, "hash_name", lambda name, seed, signed: (0x1000 if name < b"3" else 0x2000, 0))
     blocks, _ = encode_directory(some(400), 12, 2, SEED, HASH_SEED)
     count = int.from_bytes(blocks[0][34:36], "little")
     hashes = [HASH_ENTRY.unpack_from(blocks[0], 32 + 8 * number)[0] for number in range(1, count)]
