@@ -146,16 +146,24 @@ class LiveDisks:
             with self._datastore.open_live(path, writable=True) as file:
                 self._finish(file)
 
-    def remove(self, path: str) -> None:
-        """Removes the disk, durably.
+    @contextlib.contextmanager
+    def removing(self, path: str) -> Iterator[None]:
+        """Has the disk alone inside the block; when that ends well, removes it, durably.
 
         Raises:
             InUseError: a guest or another thread or process has it open.
             NotFoundError: it is missing.
         """
         with self._datastore.open_live(path, writable=True):
-            self._datastore.remove_file(path)
+            yield
+            with contextlib.suppress(NotFoundError):
+                self._datastore.remove_file(path)
             _Intent(self._datastore, path).erase()
+
+    def remove(self, path: str) -> None:
+        """Removes the disk, durably. Raises what `removing` raises."""
+        with self.removing(path):
+            pass
 
     def _create(self, disk: NewDisk, *, durable: bool) -> None:
         path, capacity, parent = disk
