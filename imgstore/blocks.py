@@ -250,7 +250,10 @@ class BlockMap:
         """The grains that ``disk`` has, as ``child`` takes them: segment number and 512 sector numbers, ascending."""
         shift, mask = self._DISK_SHIFT, self._SECTOR_MASK
         for number in sorted(self._segments):
-            table = array("I", [entry & mask if entry >> shift == disk else 0 for entry in self._segments[number]])
+            segment = self._segments[number]
+            if max(segment) >> shift < disk:
+                continue
+            table = array("I", [entry & mask if entry >> shift == disk else 0 for entry in segment])
             if any(table):
                 yield number, table
 

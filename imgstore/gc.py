@@ -1,4 +1,4 @@
-"""Garbage collection: layers that no image has are removed, children first.
+"""Garbage collection: layers that no image has, and no container stands on, are removed, children first.
 
 A layer that a running pull counts on is leased by it, shared; collection takes each layer's lease alone before it touches it, and leaves
 what it cannot have at once for the next time.
@@ -31,7 +31,7 @@ def kept(leases: Leases, chain_ids: Iterable[str]) -> Iterator[None]:
 
 
 def collect(disks: Disks, catalog: Catalog, leases: Leases) -> list[str]:
-    """Removes the layers that no image has and nobody leases, and returns their chain ids, children first.
+    """Removes the layers that nothing stands on and nobody leases, and returns their chain ids, children first.
 
     A crash leaves each layer whole or gone; what was left of its directory is removed at the next start.
     """

@@ -13,6 +13,7 @@ from imgstore.images import Images
 from imgstore.leases import Leases, held
 from imgstore.progress import ProgressSink
 from imgstore.pulls import BlobSource, LayerPull, WantedLayer
+from imgstore.quota import Quota, QuotaExceededError
 from imgstore.stop import Stop
 from registry_client.image import Image
 
@@ -49,6 +50,7 @@ class Intake:
         images: Images,
         catalog: Catalog,
         leases: Leases,
+        quota: Quota,
         directory: Path | None,
         tidy: Callable[[], None],
     ) -> None:
@@ -56,11 +58,19 @@ class Intake:
         self._images = images
         self._catalog = catalog
         self._leases = leases
+        self._quota = quota
         self._directory = directory
         self._tidy = tidy
 
     def take(
-        self, source: BlobSource, image: Image, names: Sequence[ReferenceRow], progress: ProgressSink, stop: Stop
+        self,
+        source: BlobSource,
+        image: Image,
+        names: Sequence[ReferenceRow],
+        progress: ProgressSink,
+        stop: Stop,
+        *,
+        parent: str | None = None,
     ) -> TakenIn:
         """Brings the layers that are not there, then commits the image under these names, which leave any image that had them.
 
@@ -70,9 +80,11 @@ class Intake:
         Args:
             source: has the blobs of the image's layers.
             stop: ends it, as long as the image is not committed.
+            parent: id of the image that it was made from here, if it was.
 
         Raises:
             StoppedError: it was ended.
+            QuotaExceededError: the store may not take so much; the layers that came stay only if another image has them.
             ImgstoreError: the first layer that failed.
         """
         wanted = [
@@ -94,12 +106,33 @@ class Intake:
                 ImageLayerRow(layer.chain_id, layer.diff_id, str(layer.descriptor.digest), layer.descriptor.media_type)
                 for layer in wanted
             ),
+            parent=parent,
         )
+        try:
+            return self._take(source, image, row, wanted, names, progress, stop)
+        except QuotaExceededError:
+            self.collect()
+            raise
+
+    def _take(
+        self,
+        source: BlobSource,
+        image: Image,
+        row: ImageRow,
+        wanted: Sequence[WantedLayer],
+        names: Sequence[ReferenceRow],
+        progress: ProgressSink,
+        stop: Stop,
+    ) -> TakenIn:
         with gc.kept(self._leases, (layer.chain_id for layer in wanted)):
             self._tidy()
-            pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory, stop)
-            brought = pull.run(wanted)
-            stop.check()
+            admit = self._quota.check
+            pull = LayerPull(source, self._disks, self._catalog, self._leases, progress, self._directory, stop, admit=admit)
+            with self._quota.reserved(self._missing(wanted)):
+                brought = pull.run(wanted)
+                stop.check()
+                if brought:
+                    admit(len(row.config) + len(row.manifest))
             with held(self._leases, NAMES):
                 # A rebuild while we pulled, or a pull that was killed, can have left the catalog without them.
                 for layer in wanted:
@@ -112,6 +145,12 @@ class Intake:
                 self._images.commit(row, names)
         moved = {name: was.image_id for name, was in before.items() if was is not None and was.image_id != row.id}
         return TakenIn(row, changed=brought or not known, moved=moved)
+
+    def _missing(self, wanted: Sequence[WantedLayer]) -> int:
+        """Bytes that are to come, as they are sent; 0 where nobody counts them."""
+        if self._quota.limit() is None:
+            return 0
+        return sum(layer.descriptor.size for layer in wanted if self._disks.find(layer.chain_id) is None)
 
     def collect(self) -> None:
         """Removes the layers that no image has: those of an image that failed, which nobody will ask for again."""

@@ -13,6 +13,14 @@
     images/<image id>/manifest.json     likewise; empty where the source has none
     images/<image id>/image.json        the image's marker
     references/<sha256 of name>.json    a name's marker
+    containers/<container id>.vmdk      a container's writable disk, a child of its image's top disk
+    containers/<container id>.json      the container's marker
+    volume-stores/<sha256 of name>.json a named place for volumes
+    volumes/<sha256 of name>.json       a volume's marker; here for the volume store ``default``, else at its own place
+    volumes/<disk id>.vmdk              a disk of a volume, or one that its snapshots and clones stand on
+    quota.json                          how much the store may take; absent without a limit
+
+Beside a writable disk lies, while it is being changed, ``<stem>.intent``: what an interrupted change still has to write.
 
 Ids are written as their hex digits alone; names never become paths. All disks lie in one directory, so that a disk can name its parent by
 the bare file name: QEMU and others put a relative path behind the path of the child, chain link after chain link, and fail when the whole
@@ -27,6 +35,10 @@ STORE = "store.json"
 DISKS = "disks"
 IMAGES = "images"
 REFERENCES = "references"
+CONTAINERS = "containers"
+VOLUMES = "volumes"
+VOLUME_STORES = "volume-stores"
+QUOTA = "quota.json"
 
 SCRATCH = "scratch"
 """What the scratch disk has in the place of a chain id."""
@@ -90,4 +102,33 @@ def image_directory(image_id: str) -> str:
 
 def reference_file(name: str) -> str:
     """Path of the marker of a name."""
-    return f"{REFERENCES}/{hashlib.sha256(name.encode()).hexdigest()}.json"
+    return f"{REFERENCES}/{_hashed(name)}.json"
+
+
+def container_marker(container_id: str) -> str:
+    """Path of the marker of a container."""
+    return f"{CONTAINERS}/{container_id}.json"
+
+
+def container_disk(container_id: str) -> str:
+    """Path of the disk of a container."""
+    return f"{CONTAINERS}/{disk_file(container_id)}"
+
+
+def volume_marker(name: str) -> str:
+    """Path of the marker of a volume, on the datastore of its volume store."""
+    return f"{VOLUMES}/{_hashed(name)}.json"
+
+
+def volume_disk(disk_id: str) -> str:
+    """Path of a disk of a volume, on the datastore of its volume store."""
+    return f"{VOLUMES}/{disk_file(disk_id)}"
+
+
+def volume_store_marker(name: str) -> str:
+    """Path of the marker of a volume store."""
+    return f"{VOLUME_STORES}/{_hashed(name)}.json"
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

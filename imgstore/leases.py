@@ -71,6 +71,10 @@ class Leases(Protocol):
         """The latest note of the holder, or an empty dict."""
         ...
 
+    def notes(self, prefix: str) -> list[dict[str, Any]]:
+        """The notes of the holders of all leases whose names begin so."""
+        ...
+
     def sweep(self) -> list[str]:
         """Ends the leases whose holders died or gave up, and returns their names: what these were doing may be half done."""
         ...
@@ -141,10 +145,27 @@ class FileLeases:
             return {}
         return note if isinstance(note, dict) else {}
 
+    def notes(self, prefix: str) -> list[dict[str, Any]]:
+        found = []
+        for name in self._names():
+            if name.startswith(prefix):
+                lease = self.acquire(name, shared=True)
+                if lease is None:
+                    found.append(self.read_note(name))
+                else:
+                    lease.release()  # its holder is dead
+        return found
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self._directory))  # noqa: PTH208 - names are what leases have
+        except FileNotFoundError:
+            return []
+
     def sweep(self) -> list[str]:
         dead = []
         with contextlib.suppress(FileNotFoundError):
-            for name in sorted(os.listdir(self._directory)):  # noqa: PTH208 - names are what leases have
+            for name in self._names():
                 # Who releases a lease removes its file before the lock: a file without a lock is a dead holder's.
                 with contextlib.suppress(FileNotFoundError, BlockingIOError), _errors_named(self._directory / name):
                     lease = _take(self._directory / name, shared=False)
@@ -243,6 +264,10 @@ class MemoryLeases:
     def read_note(self, name: str) -> dict[str, Any]:
         with self._guard:
             return self._notes.get(name, {})
+
+    def notes(self, prefix: str) -> list[dict[str, Any]]:
+        with self._guard:
+            return [self._notes.get(name, {}) for name in sorted(self._holders) if name.startswith(prefix)]
 
     def sweep(self) -> list[str]:
         with self._guard:

@@ -1,4 +1,4 @@
-"""Markers: the small JSON files that make a layer, an image or a name exist.
+"""Markers: the small JSON files that make a layer, an image, a name, a container or a volume exist.
 
 A marker is the last file written for its object: without it, the object is not there, whatever else lies on the datastore. Each carries the
 version of its form and a checksum over itself, so that a torn or edited marker is told from a whole one on any datastore.
@@ -8,7 +8,7 @@ What they hold and where they lie is described in ``docs/reference/store-layout.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -137,7 +137,103 @@ class BlobsMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blobs: tuple[BlobRecord, ...]
 
 
-Marker = StoreMarker | LayerMarker | ImageMarker | ReferenceMarker | BlobsMarker
+class MountRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A volume that a container has.
+
+    Attributes:
+        volume: its name.
+        destination: absolute path in the container, in normal form.
+    """
+
+    volume: str
+    destination: str
+    read_only: bool
+
+
+class ContainerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``containers/<id>.json``: a container is there. Its disk lies beside it, and has no digest: guests write it.
+
+    Attributes:
+        id: 64 hex digits, random.
+        name: without a leading slash.
+        created: RFC 3339, UTC, with nanoseconds.
+        image: the name or id under which the image was asked for.
+        chain_id: of the image's top layer; None for an image without layers. Its disks stay as long as the container does.
+        capacity: of the disk in bytes.
+        config: what the container runs: the image's configuration with what the creation changed, in Docker's names.
+        host_config: how it was asked to run, in Docker's names: kept, shown, and left to the platform that runs it.
+    """
+
+    id: str
+    name: str
+    created: str
+    image: str
+    image_id: str
+    chain_id: str | None
+    platform: str
+    capacity: int
+    read_only: bool
+    mounts: tuple[MountRecord, ...]
+    config: dict[str, Any]
+    host_config: dict[str, Any]
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a volume was at one moment: ``disk`` shows it, and is not written any more."""
+
+    name: str
+    disk: str
+    created: str
+
+
+class VolumeMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``volumes/<sha256 of the name>.json``: a volume is there.
+
+    Attributes:
+        driver: ``vsphere`` or ``local``, which mean the same.
+        options: as they were given, in their own case.
+        created: RFC 3339, UTC, with nanoseconds.
+        capacity: of the disk in bytes.
+        disk: id of its disk, 32 hex digits, random; what it stands on is found by the parent hints.
+        image: reference of the image that its first content came from, or empty.
+        snapshots: oldest first.
+    """
+
+    name: str
+    driver: str
+    options: dict[str, str]
+    labels: dict[str, str]
+    created: str
+    capacity: int
+    disk: str
+    image: str
+    snapshots: tuple[SnapshotRecord, ...]
+
+
+class VolumeStoreMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``volume-stores/<sha256 of the name>.json``: a place for volumes; ``location`` as the user gave it, a directory made absolute."""
+
+    name: str
+    location: str
+
+
+class QuotaMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``quota.json``: bytes that images, containers and volumes of the store may take together."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1)]
+
+
+Marker = (
+    StoreMarker
+    | LayerMarker
+    | ImageMarker
+    | ReferenceMarker
+    | BlobsMarker
+    | ContainerMarker
+    | VolumeMarker
+    | VolumeStoreMarker
+    | QuotaMarker
+)
 M = TypeVar("M", bound=Marker)
 
 

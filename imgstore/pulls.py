@@ -12,7 +12,7 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,7 @@ class LayerPull:
     Args:
         spool_directory: for what downloads ahead of its turn; None: the system's temporary directory.
         stop: ends it from another thread; None: nobody does.
+        admit: raises an error where a layer that is ready may not become visible.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class LayerPull:
         progress: ProgressSink,
         spool_directory: Path | None,
         stop: Stop | None = None,
+        *,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
         self._source = source
         self._disks = disks
@@ -96,6 +99,7 @@ class LayerPull:
         self._progress = progress
         self._spool_directory = spool_directory
         self._stop = stop or Stop()
+        self._admit = admit
 
     def run(self, layers: Sequence[WantedLayer]) -> bool:
         """Returns when every layer is committed: whether any had to be brought.
@@ -126,7 +130,7 @@ class LayerPull:
             chains = stack.enter_context(contextlib.ExitStack())
             chain = self._disks.open_chain([layer.chain_id for layer in layers[:existing]])
             chains.callback(chain.close)
-            commits = stack.enter_context(_Commits(self._disks, self._catalog, self._progress))
+            commits = stack.enter_context(_Commits(self._disks, self._catalog, self._progress, self._admit))
             workers = ThreadPoolExecutor(CONCURRENT_DOWNLOADS, thread_name_prefix="imgstore-download")
             # A download that waits for the first byte of an answer cannot be interrupted. Stopped, it holds nothing, and ends by itself.
             stack.callback(lambda: workers.shutdown(wait=not self._stop.is_set))
@@ -313,10 +317,11 @@ class _Commits:
     Leaving the ``with`` block waits for all commits, and raises what the first failed one raised. A layer above a failed one is discarded.
     """
 
-    def __init__(self, disks: Disks, catalog: Catalog, progress: ProgressSink) -> None:
+    def __init__(self, disks: Disks, catalog: Catalog, progress: ProgressSink, admit: Callable[[], None]) -> None:
         self._disks = disks
         self._catalog = catalog
         self._progress = progress
+        self._admit = admit
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="imgstore-commit")
         self._last: Future[None] | None = None
 
@@ -339,6 +344,7 @@ class _Commits:
         try:
             if before is not None:
                 before.result()
+            self._admit()
             self._catalog.put_layer(self._disks.commit(disk, marker, changed=changed))
         except BaseException:
             download.abandon()  # the layer may be there, and the catalog not know it

@@ -1,4 +1,4 @@
-"""Catalog: remembers layers, images and references, so that a question costs one query and not a walk over the datastore.
+"""Catalog: remembers layers, images, references and containers, so that a question costs one query and not a walk over the datastore.
 
 The truth is on the datastore; the catalog can be deleted at any time and is filled again by ``imgstore rebuild``, or by itself when the
 file is missing or of another version. Several processes may use one catalog file: SQLite's write-ahead log and its lock order them.
@@ -13,13 +13,28 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, Table, create_engine, delete, event, exists, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Table,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import StaticPool
 
 from imgstore.catalog import tables
-from imgstore.errors import CorruptError, DeniedError, ImgstoreError, NoSpaceError, UnavailableError
+from imgstore.errors import AlreadyExistsError, CorruptError, DeniedError, ImgstoreError, NoSpaceError, UnavailableError
 
 _BUSY_SECONDS = 30  # longer than any transaction of ours; then the holder hangs and we say so
 
@@ -88,16 +103,52 @@ class ReferenceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerRow:
+    """A container.
+
+    Attributes:
+        name: without a leading slash; no two containers have the same.
+        created: RFC 3339, UTC, with nanoseconds.
+        chain_id: of the top layer that its disk stands on, or None.
+        marker: the file that makes it exist, as it lies on the datastore.
+        volumes: names of those that it has.
+    """
+
+    id: str
+    name: str
+    created: str
+    image_id: str
+    chain_id: str | None
+    marker: bytes
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
-    """All that a catalog knew at one moment: layers and images by id, references by name."""
+    """All that a catalog knew of images at one moment: layers and images by id, references by name.
+
+    Attributes:
+        containers: how many each image has, by its id.
+    """
 
     layers: list[LayerRow]
     images: list[ImageRow]
     references: list[ReferenceRow]
+    containers: dict[str, int]
+
+
+class NameTakenError(AlreadyExistsError):
+    """Another container has the name."""
+
+    def __init__(self, name: str, owner: str) -> None:
+        super().__init__(
+            f'Conflict. The container name "/{name}" is already in use by container "{owner}". '
+            "You have to remove (or rename) that container to be able to reuse that name."
+        )
 
 
 class Catalog:
-    """The three kinds of rows, by key. Every method is one transaction.
+    """The four kinds of rows, by key. Every method is one transaction.
 
     Args:
         path: the SQLite file, or None for one in memory.
@@ -123,7 +174,13 @@ class Catalog:
         with self._transaction() as connection:
             return bool(connection.exec_driver_sql("PRAGMA user_version").scalar_one() == tables.SCHEMA_VERSION)
 
-    def replace_all(self, layers: Sequence[LayerRow], images: Sequence[ImageRow], references: Sequence[ReferenceRow]) -> None:
+    def replace_all(
+        self,
+        layers: Sequence[LayerRow],
+        images: Sequence[ImageRow],
+        references: Sequence[ReferenceRow],
+        containers: Sequence[ContainerRow],
+    ) -> None:
         """Puts exactly these rows in the place of all there were, tables included; all or nothing."""
         with self._transaction() as connection:
             for table in _existing_tables(connection):
@@ -135,6 +192,7 @@ class Catalog:
                 _put_image(connection, image)
             for reference in references:
                 _put_reference(connection, reference)
+            _put_containers(connection, containers)
             connection.exec_driver_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
 
     def discard(self) -> None:
@@ -175,19 +233,18 @@ class Catalog:
             connection.execute(delete(tables.layers).where(tables.layers.c.chain_id == chain_id))
 
     def unused_layers(self) -> list[str]:
-        """Chain ids of the layers that no image has, and no layer stands on."""
-        layers, children, users = tables.layers, tables.layers.alias(), tables.image_layers
-        is_used = exists().where(users.c.chain_id == layers.c.chain_id)
+        """Chain ids of the layers that no image has, and no layer and no container stands on."""
+        layers, children = tables.layers, tables.layers.alias()
+        is_used = _has_user(layers.c.chain_id)
         is_parent = exists().where(children.c.parent == layers.c.chain_id)
         with self._transaction() as connection:
             query = select(layers.c.chain_id).where(~is_used, ~is_parent).order_by(layers.c.chain_id)
             return list(connection.execute(query).scalars())
 
     def is_used(self, chain_id: str) -> bool:
-        """Whether an image has the layer."""
+        """Whether an image has the layer, or a container stands on it."""
         with self._transaction() as connection:
-            query = select(tables.image_layers.c.chain_id).where(tables.image_layers.c.chain_id == chain_id).limit(1)
-            return connection.execute(query).first() is not None
+            return bool(connection.execute(select(_has_user(chain_id))).scalar_one())
 
     def contents(self) -> Contents:
         """Everything, as it was at one moment; those who write do not wait for it."""
@@ -198,6 +255,7 @@ class Catalog:
                 layers=[LayerRow(*row) for row in layers.all()],
                 images=_images(connection),
                 references=[ReferenceRow(*row) for row in references.all()],
+                containers=_container_counts(connection),
             )
 
     def counts(self) -> tuple[int, int, int]:
@@ -276,6 +334,100 @@ class Catalog:
         """Forgets the name; unknown ones are ignored."""
         with self._transaction() as connection:
             connection.execute(delete(tables.references).where(tables.references.c.name == name))
+
+    def container(self, container_id: str) -> ContainerRow | None:
+        """The container with this id, or None."""
+        return next(iter(self._containers(tables.containers.c.id == container_id)), None)
+
+    def container_named(self, name: str) -> ContainerRow | None:
+        """The container with this name, or None."""
+        return next(iter(self._containers(tables.containers.c.name == name)), None)
+
+    def container_ids(self, prefix: str, limit: int = 2) -> list[str]:
+        """At most ``limit`` ids of containers that begin with ``prefix``; it holds no wildcard."""
+        with self._transaction(reading=True) as connection:
+            query = select(tables.containers.c.id).where(tables.containers.c.id.startswith(prefix, autoescape=True)).limit(limit)
+            return list(connection.execute(query).scalars())
+
+    def containers(self) -> list[ContainerRow]:
+        """All containers, newest first."""
+        return self._containers()
+
+    def containers_of(self, image_id: str) -> list[ContainerRow]:
+        """The containers that were made from an image, newest first."""
+        return self._containers(tables.containers.c.image_id == image_id)
+
+    def container_of(self, image_id: str) -> str | None:
+        """Id of a container that was made from an image, or None."""
+        with self._transaction(reading=True) as connection:
+            query = select(tables.containers.c.id).where(tables.containers.c.image_id == image_id).limit(1)
+            return connection.execute(query).scalar_one_or_none()
+
+    def count_containers_of(self, image_id: str) -> int:
+        """How many containers were made from an image."""
+        with self._transaction(reading=True) as connection:
+            query = select(func.count()).where(tables.containers.c.image_id == image_id)
+            return connection.execute(query).scalar_one()
+
+    def containers_with(self, volume: str) -> list[str]:
+        """Ids of the containers that have this volume."""
+        with self._transaction(reading=True) as connection:
+            mounts = tables.container_volumes.c
+            return list(
+                connection.execute(
+                    select(mounts.container_id).where(mounts.volume == volume).order_by(mounts.container_id)
+                ).scalars()
+            )
+
+    def volume_users(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the containers that have a volume, by its name."""
+        mounts = tables.container_volumes.c
+        query = select(mounts.volume, mounts.container_id).order_by(mounts.container_id)
+        users: dict[str, list[str]] = {}
+        with self._transaction(reading=True) as connection:
+            for volume, container_id in connection.execute(query).all():
+                users.setdefault(volume, []).append(container_id)
+        return {volume: tuple(ids) for volume, ids in users.items()}
+
+    def used_volumes(self) -> set[str]:
+        """Names of the volumes that a container has."""
+        with self._transaction(reading=True) as connection:
+            return set(connection.execute(select(tables.container_volumes.c.volume).distinct()).scalars())
+
+    def count_containers(self) -> int:
+        """How many there are."""
+        with self._transaction(reading=True) as connection:
+            return connection.execute(select(func.count()).select_from(tables.containers)).scalar_one()
+
+    def put_containers(self, containers: Sequence[ContainerRow]) -> None:
+        """Adds the containers, or replaces what is known of them; all or none.
+
+        Raises:
+            NameTakenError: another one has the name of one of them.
+        """
+        with self._transaction() as connection:
+            _put_containers(connection, containers)
+
+    def delete_container(self, container_id: str) -> None:
+        """Forgets the container; unknown ones are ignored."""
+        with self._transaction() as connection:
+            connection.execute(delete(tables.containers).where(tables.containers.c.id == container_id))
+
+    def _containers(self, *conditions: ColumnElement[bool]) -> list[ContainerRow]:
+        containers, mounts = tables.containers.c, tables.container_volumes.c
+        found = select(tables.containers).where(*conditions)
+        theirs = select(mounts.container_id, mounts.volume).order_by(mounts.volume)
+        if conditions:
+            theirs = theirs.join(tables.containers).where(*conditions)
+        volumes: dict[str, list[str]] = {}
+        with self._transaction(reading=True) as connection:
+            for container_id, volume in connection.execute(theirs).all():
+                volumes.setdefault(container_id, []).append(volume)
+            rows = connection.execute(found.order_by(containers.created.desc(), containers.id)).all()
+        return [
+            ContainerRow(id, name, created, image_id, chain_id, marker, tuple(volumes.get(id, ())))
+            for id, name, created, image_id, chain_id, marker in rows
+        ]
 
     def close(self) -> None:
         """Closes the file. The catalog is unusable afterwards."""
@@ -366,6 +518,48 @@ def _put_image(connection: Connection, image: ImageRow) -> None:
 def _put_reference(connection: Connection, reference: ReferenceRow) -> None:
     values = {column.name: getattr(reference, column.name) for column in tables.references.columns}
     connection.execute(upsert(tables.references).values(values).on_conflict_do_update(["name"], set_=values))
+
+
+def _put_containers(connection: Connection, containers: Sequence[ContainerRow]) -> None:
+    owners: dict[str, str] = {}
+    for batch in _batches([container.name for container in containers]):
+        query = select(tables.containers.c.name, tables.containers.c.id).where(tables.containers.c.name.in_(batch))
+        owners.update((name, owner) for name, owner in connection.execute(query).all())
+    for container in containers:
+        owner = owners.setdefault(container.name, container.id)
+        if owner != container.id:
+            raise NameTakenError(container.name, owner)
+    if containers:
+        columns = [column.name for column in tables.containers.columns]
+        values = [{name: getattr(container, name) for name in columns} for container in containers]
+        statement = upsert(tables.containers)
+        connection.execute(
+            statement.on_conflict_do_update(["id"], set_={name: statement.excluded[name] for name in columns}), values
+        )
+        ids = [{"old": container.id} for container in containers]
+        connection.execute(
+            delete(tables.container_volumes).where(tables.container_volumes.c.container_id == bindparam("old")), ids
+        )
+    mounts = [{"container_id": container.id, "volume": volume} for container in containers for volume in container.volumes]
+    if mounts:
+        connection.execute(insert(tables.container_volumes), mounts)
+
+
+def _container_counts(connection: Connection) -> dict[str, int]:
+    image_id = tables.containers.c.image_id
+    rows = connection.execute(select(image_id, func.count()).group_by(image_id)).all()
+    return {row[0]: row[1] for row in rows}
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    """Pieces that SQLite takes as parameters of one statement."""
+    return (names[start : start + 500] for start in range(0, len(names), 500))
+
+
+def _has_user(chain_id: ColumnElement[str] | str) -> ColumnElement[bool]:
+    return or_(
+        exists().where(tables.image_layers.c.chain_id == chain_id), exists().where(tables.containers.c.chain_id == chain_id)
+    )
 
 
 def _select(table: Table, kind: type[LayerRow | ReferenceRow]) -> Select[Any]:

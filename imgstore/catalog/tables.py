@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Kept in SQLite's ``user_version``. A catalog of another version is not migrated: it is rebuilt from the datastore."""
 
 metadata = MetaData()
@@ -52,4 +52,26 @@ references = Table(
     Column("digest", String, nullable=True),
     Column("tagged", String, nullable=True),
     Index("references_by_image", "image_id"),
+)
+
+# A container outlives its image where that is removed by force; its layers stay.
+containers = Table(
+    "containers",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("created", String, nullable=False),
+    Column("image_id", String, nullable=False),
+    Column("chain_id", String, nullable=True),
+    Column("marker", LargeBinary, nullable=False),
+    Index("containers_by_image", "image_id"),
+    Index("containers_by_chain", "chain_id"),
+)
+
+container_volumes = Table(
+    "container_volumes",
+    metadata,
+    Column("container_id", String, ForeignKey("containers.id", ondelete="CASCADE"), primary_key=True),
+    Column("volume", String, primary_key=True),
+    Index("container_volumes_by_volume", "volume"),
 )

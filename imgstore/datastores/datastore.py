@@ -20,6 +20,7 @@ import errno
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from imgstore import _fscompat  # noqa: F401  # before fs
 from imgstore.blocks import Bytes
@@ -28,6 +29,7 @@ from imgstore.errors import (
     CorruptError,
     DeniedError,
     ImgstoreError,
+    InUseError,
     InvalidError,
     NoSpaceError,
     NotFoundError,
@@ -68,7 +70,7 @@ class StoredFile(abc.ABC):
     def close(self) -> None:
         """Gives the file back; allowed more than once."""
 
-    def __enter__(self) -> StoredFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -93,6 +95,14 @@ class StagedFile(StoredFile):
     @abc.abstractmethod
     def fsync(self) -> None:
         """Returns when everything written before would survive a power cut."""
+
+
+class LiveFile(StagedFile):
+    """A file at its final place, which everybody sees while it is written: what is half done after a crash is the writer's to know."""
+
+    @abc.abstractmethod
+    def punch(self, offset: int, length: int) -> None:
+        """Gives back the storage of bytes that nobody needs any more, where the datastore can; what they read as then is open."""
 
 
 class Staging(abc.ABC):
@@ -154,6 +164,37 @@ class Datastore(abc.ABC):
         """
 
     @abc.abstractmethod
+    def create(self, path: str) -> LiveFile:
+        """A new, empty file at its final place, writable, for its owner alone (0600); its directory is made if it is missing.
+
+        Nobody is kept from opening it meanwhile. After a crash it may be there in part, or not at all; ``LiveFile.fsync`` makes its
+        name durable with its contents, and so does ``sync``.
+
+        Raises:
+            AlreadyExistsError: there is something of that name.
+        """
+
+    @abc.abstractmethod
+    def open_live(self, path: str, *, writable: bool) -> LiveFile:
+        """Opens a file that others may write, QEMU among them, and locks it as QEMU does, until it is closed.
+
+        Who writes has it alone: neither QEMU nor another imgstore, nor another thread of this one, opens it meanwhile. Several may
+        read it. Locks are of the file, not of its name, and end with the process. ``open`` neither takes nor asks for them.
+
+        Raises:
+            InUseError: somebody has it open in a way that forbids this.
+            NotFoundError: it is missing, or not a regular file.
+        """
+
+    @abc.abstractmethod
+    def sync(self) -> None:
+        """Returns when all that anybody wrote to the datastore before, names and contents, would survive a power cut.
+
+        Raises:
+            UnavailableError: the storage failed.
+        """
+
+    @abc.abstractmethod
     def stage(self, directory: str, name: str) -> Staging:
         """Begins files that ``publish`` will put into a directory, in a private directory ``.<name>.<owner>-<nonce>.part`` there.
 
@@ -168,6 +209,17 @@ class Datastore(abc.ABC):
     @abc.abstractmethod
     def write_atomic(self, path: str, data: bytes) -> None:
         """Makes or replaces a small file (marker, JSON): whoever reads sees the old or the new one, durable when it returns."""
+
+    @abc.abstractmethod
+    def write_many(self, directory: str, files: Sequence[tuple[str, bytes]]) -> None:
+        """Makes small files in a directory, which is made if it is missing; it must not have their names.
+
+        Costs one ``sync`` and one more flush, however many they are; all that was written to the datastore before is durable before the
+        first of them is seen. When it returns all are durable; a crash leaves each of them whole or not there, some or all.
+
+        Args:
+            files: name and contents of each.
+        """
 
     @abc.abstractmethod
     def exists(self, path: str) -> bool:
@@ -322,6 +374,13 @@ def owner_of(name: str) -> str | None:
 def is_private(name: str) -> bool:
     """Whether a name belongs to the datastore itself."""
     return name.startswith(".") and name.endswith((PART_SUFFIX, ".lock"))
+
+
+def in_use(path: str) -> InUseError:
+    """What ``open_live`` raises."""
+    return InUseError(
+        f"{path}: is in use by a running guest or another imgstore", hint="stop the guest, or wait until the other one has ended"
+    )
 
 
 @contextlib.contextmanager

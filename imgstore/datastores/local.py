@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from imgstore.blocks import Bytes
 from imgstore.datastores.datastore import (
     Datastore,
-    StagedFile,
     Staging,
     StoredFile,
     is_private,
@@ -25,21 +22,17 @@ from imgstore.datastores.datastore import (
     split_name,
     split_path,
 )
+from imgstore.datastores.linux import sync_file_system
+from imgstore.datastores.local_files import READ, LocalFile, LocalLiveFile, LocalStagedFile, open_direct, pwrite_all
 from imgstore.datastores.owners import Sweep, lock_name, take_owner
-from imgstore.datastores.write_behind import ALIGNMENT, WriteBehind
 from imgstore.errors import AlreadyExistsError, NotFoundError
 
 from fs.osfs import OSFS  # isort: skip
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hold us up
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _DIRECTORY_MODE = 0o750
-_SEALED_MODE = 0o444
-
-_DIRECT_LENGTH = 1 << 17
-"""Shorter writes are metadata, which is read again soon."""
 
 
 class LocalDatastore(Datastore):
@@ -75,11 +68,36 @@ class LocalDatastore(Datastore):
     def open(self, path: str) -> StoredFile:
         components, name = split_name(path)
         with named_errors(path, "open it"), self._directory_at(components) as directory:
-            descriptor = os.open(name, _READ, dir_fd=directory)
+            descriptor = os.open(name, READ, dir_fd=directory)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
                 raise NotFoundError(f"{path}: is not a regular file")
         return LocalFile(path, descriptor)
+
+    def create(self, path: str) -> LocalLiveFile:
+        components, name = split_name(path)
+        with named_errors(path, "create it"):
+            directory = self._make_directories(components)
+            try:
+                return LocalLiveFile(path, os.open(name, _CREATE, 0o600, dir_fd=directory), directory)
+            except BaseException:
+                os.close(directory)
+                raise
+
+    def open_live(self, path: str, *, writable: bool) -> LocalLiveFile:
+        components, name = split_name(path)
+        with named_errors(path, "open it"), self._directory_at(components) as directory:
+            file = LocalLiveFile(path, os.open(name, READ | (os.O_RDWR if writable else 0), dir_fd=directory))
+            try:
+                file.lock(writable=writable)
+            except BaseException:
+                file.close()
+                raise
+        return file
+
+    def sync(self) -> None:
+        with named_errors("", "put it on stable storage"), self._directory_at(()) as root:
+            sync_file_system(root)
 
     def stage(self, directory: str, name: str) -> LocalStaging:
         components, name = split_path(directory), single_name(name)
@@ -102,13 +120,36 @@ class LocalDatastore(Datastore):
                 with self._making(name, above, os.unlink) as part:
                     descriptor = os.open(part, _CREATE, 0o644, dir_fd=above)
                     try:
-                        _pwrite(descriptor, 0, data)
+                        pwrite_all(descriptor, 0, data)
                         os.fsync(descriptor)
                     finally:
                         os.close(descriptor)
                     os.rename(part, name, src_dir_fd=above, dst_dir_fd=above)
                 self._end(part)
                 os.fsync(above)
+            finally:
+                os.close(above)
+
+    def write_many(self, directory: str, files: Sequence[tuple[str, bytes]]) -> None:
+        names = [single_name(name) for name, _ in files]
+        with named_errors(directory, "write into it"):
+            above = self._make_directories(split_path(directory))
+            try:
+                with self._making("many", above, shutil.rmtree) as part:
+                    os.mkdir(part, 0o700, dir_fd=above)
+                    private = os.open(part, _DIRECTORY, dir_fd=above)
+                    try:
+                        for name, data in files:
+                            descriptor = os.open(name, _CREATE, 0o644, dir_fd=private)
+                            try:
+                                pwrite_all(descriptor, 0, data)
+                            finally:
+                                os.close(descriptor)
+                        sync_file_system(private)
+                        _move_all(names, part, private, above)
+                    finally:
+                        os.close(private)
+                self._end(part)
             finally:
                 os.close(above)
 
@@ -258,143 +299,6 @@ class LocalDatastore(Datastore):
         return descriptor
 
 
-class LocalFile(StoredFile):
-    """A file opened for reading; takes over the descriptor."""
-
-    def __init__(self, path: str, descriptor: int) -> None:
-        self._path = path
-        self._open_descriptor = descriptor
-
-    @property
-    def _descriptor(self) -> int:
-        if self._open_descriptor < 0:
-            raise ValueError(f"{self._path} is closed")
-        return self._open_descriptor
-
-    @property
-    def path(self) -> str:
-        return self._path
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self._descriptor).st_size
-
-    def pread(self, offset: int, length: int) -> bytes:
-        with named_errors(self._path, f"read {length} bytes at byte {offset}"):
-            data = os.pread(self._descriptor, length, offset)
-            if len(data) == length or not data:
-                return data
-            # Linux reads at most 2 GiB at once, and a network file system may give less.
-            parts = [data]
-            offset += len(data)
-            length -= len(data)
-            while length and (data := os.pread(self._descriptor, length, offset)):
-                parts.append(data)
-                offset += len(data)
-                length -= len(data)
-        return b"".join(parts)
-
-    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        end = min(offset + length, self.size)
-        with named_errors(self._path, "look for its holes"):
-            while offset < end:
-                try:
-                    start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
-                except OSError as error:
-                    if error.errno == errno.ENXIO:  # only hole behind
-                        return
-                    raise
-                if start >= end:
-                    return
-                offset = os.lseek(self._descriptor, start, os.SEEK_HOLE)
-                yield start, min(offset, end) - start
-
-    def close(self) -> None:
-        descriptor, self._open_descriptor = self._open_descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-class LocalStagedFile(LocalFile, StagedFile):
-    """A file that is being made. Takes over both descriptors.
-
-    Long aligned writes go around the page cache, in a thread of their own, where the file system can do direct I/O. An error of theirs
-    comes out of a later call, at the latest of ``fsync`` or of ``publish``.
-
-    Args:
-        direct: opened with O_DIRECT, or None.
-    """
-
-    def __init__(self, path: str, descriptor: int, direct: int | None) -> None:
-        super().__init__(path, descriptor)
-        self._direct = direct
-        self._behind: WriteBehind | None = None
-
-    def pwrite(self, offset: int, data: Bytes) -> None:
-        with named_errors(self._path, f"write {len(data)} bytes at byte {offset}"):
-            behind = self._write_behind() if len(data) >= _DIRECT_LENGTH and not (offset | len(data)) % ALIGNMENT else None
-            if behind is not None:
-                behind.write(offset, data)
-            else:
-                self._settle()
-                _pwrite(self._descriptor, offset, data)
-
-    def pread(self, offset: int, length: int) -> bytes:
-        with named_errors(self._path, f"read {length} bytes at byte {offset}"):
-            self._settle()
-        return super().pread(offset, length)
-
-    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        with named_errors(self._path, "look for its holes"):
-            self._settle()
-        return super().data_ranges(offset, length)
-
-    def truncate(self, size: int) -> None:
-        with named_errors(self._path, f"set its length to {size} bytes"):
-            self._settle()
-            os.ftruncate(self._descriptor, size)
-
-    def fsync(self) -> None:
-        with named_errors(self._path, "put it on stable storage"):
-            self._settle()
-            os.fsync(self._descriptor)
-
-    def close(self) -> None:
-        self._end_direct()
-        super().close()
-
-    def _write_behind(self) -> WriteBehind | None:
-        if self._behind is None and self._direct is not None:
-            self._behind, self._direct = WriteBehind(self._direct, self._descriptor, self._path), None
-        return self._behind
-
-    def _settle(self) -> None:
-        """Waits until the file has all that was written."""
-        if self._behind is not None:
-            self._behind.drain()
-
-    def _end_direct(self) -> None:
-        """Ends the thread, and direct I/O with it."""
-        behind, self._behind = self._behind, None
-        if behind is not None:
-            behind.close()
-        direct, self._direct = self._direct, None
-        if direct is not None:
-            os.close(direct)
-
-    def _seal(self, directory: int, name: str) -> None:
-        """Read-only and on stable storage, whether the file is still open or not."""
-        self._settle()
-        self._end_direct()
-        descriptor = os.open(name, _READ, dir_fd=directory) if self._open_descriptor < 0 else self._open_descriptor
-        try:
-            os.fchmod(descriptor, _SEALED_MODE)
-            os.fsync(descriptor)
-        finally:
-            if descriptor != self._open_descriptor:
-                os.close(descriptor)
-
-
 class LocalStaging(Staging):
     """A private directory inside the one where its files will lie; takes over the descriptors of both."""
 
@@ -411,7 +315,7 @@ class LocalStaging(Staging):
         path = join_path(self._directory, single_name(filename))
         with named_errors(path, "create it"):
             descriptor = os.open(filename, _CREATE, 0o600, dir_fd=self._private)
-        file = self._files[filename] = LocalStagedFile(path, descriptor, _open_direct(filename, self._private))
+        file = self._files[filename] = LocalStagedFile(path, descriptor, open_direct(filename, self._private))
         return file
 
     def publish(self) -> None:
@@ -419,7 +323,7 @@ class LocalStaging(Staging):
             raise ValueError(f"{self._label} was published or discarded already")
         with named_errors(self._label, "publish it"):
             for filename, file in self._files.items():
-                file._seal(self._private, filename)
+                file.seal(self._private, filename)
             for filename, file in self._files.items():
                 with contextlib.suppress(FileNotFoundError):
                     # rename(2) would take the place of a file without a word.
@@ -442,20 +346,7 @@ class LocalStaging(Staging):
         self._close()
 
     def _move(self) -> None:
-        moved: list[str] = []
-        try:
-            for filename in self._files:
-                os.rename(filename, filename, src_dir_fd=self._private, dst_dir_fd=self._above)
-                moved.append(filename)
-            os.rmdir(self._part, dir_fd=self._above)
-            os.fsync(self._above)
-        except BaseException:
-            for filename in reversed(moved):
-                with contextlib.suppress(OSError):
-                    os.unlink(filename, dir_fd=self._above)
-            with contextlib.suppress(OSError):
-                os.fsync(self._above)
-            raise
+        _move_all(self._files, self._part, self._private, self._above)
 
     def _close(self) -> None:
         self._datastore._end(self._part)
@@ -467,13 +358,22 @@ class LocalStaging(Staging):
         self._above = -1
 
 
-def _pwrite(descriptor: int, offset: int, data: Bytes) -> None:
-    done = os.pwrite(descriptor, data, offset)
-    if done == len(data):
-        return
-    view = memoryview(data)
-    while done < len(view):
-        done += os.pwrite(descriptor, view[done:], offset + done)
+def _move_all(names: Iterable[str], part: str, private: int, above: int) -> None:
+    """Moves all files of the directory ``part`` one up, durably, in this order, and removes it; undone, as far as possible, on errors."""
+    moved: list[str] = []
+    try:
+        for name in names:
+            os.rename(name, name, src_dir_fd=private, dst_dir_fd=above)
+            moved.append(name)
+        os.rmdir(part, dir_fd=above)
+        os.fsync(above)
+    except BaseException:
+        for name in reversed(moved):
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=above)
+        with contextlib.suppress(OSError):
+            os.fsync(above)
+        raise
 
 
 def _usage(directory: int) -> int:
@@ -486,10 +386,3 @@ def _usage(directory: int) -> int:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _open_direct(name: str, directory: int) -> int | None:
-    try:
-        return os.open(name, os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    except OSError:  # EINVAL: tmpfs and others cannot
-        return None

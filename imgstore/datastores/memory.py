@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from imgstore.blocks import Bytes
 from imgstore.datastores.datastore import (
     Datastore,
+    LiveFile,
     StagedFile,
     Staging,
     StoredFile,
+    in_use,
     is_private,
     join_path,
     part_name,
@@ -35,12 +37,33 @@ class MemoryDatastore(Datastore):
     def __init__(self) -> None:
         self.fs = memoryfs.MemoryFS()
         self._owner = secrets.token_hex(6)
+        self._users: dict[str, list[bool]] = {}
+        """Who has a file open by ``open_live``: True for one who writes."""
         self._lock = threading.RLock()
 
     def open(self, path: str) -> StoredFile:
         split_name(path)
         with _named_errors(path, "open it"):
             return MemoryFile(path, self.fs.openbin(path, "r"))
+
+    def create(self, path: str) -> MemoryLiveFile:
+        components, _ = split_name(path)
+        with _named_errors(path, "create it"), self._lock:
+            self.fs.makedirs("/".join(components), recreate=True)
+            return MemoryLiveFile(path, self.fs.openbin(path, "x+"), None)
+
+    def open_live(self, path: str, *, writable: bool) -> MemoryLiveFile:
+        split_name(path)
+        with _named_errors(path, "open it"), self._lock:
+            users = self._users.setdefault(path, [])
+            if any(users) or (writable and users):
+                raise in_use(path)
+            file = MemoryLiveFile(path, self.fs.openbin(path, "r+"), lambda: users.remove(writable))
+            users.append(writable)
+            return file
+
+    def sync(self) -> None:
+        """Nothing to do."""
 
     def stage(self, directory: str, name: str) -> MemoryStaging:
         split_path(directory)
@@ -59,6 +82,13 @@ class MemoryDatastore(Datastore):
             self.fs.makedirs("/".join(components), recreate=True)
             self.fs.writebytes(part, data)
             self.fs.move(part, path, overwrite=True)
+
+    def write_many(self, directory: str, files: Sequence[tuple[str, bytes]]) -> None:
+        split_path(directory)
+        with _named_errors(directory, "write into it"), self._lock:
+            self.fs.makedirs(directory, recreate=True)
+            for name, data in files:
+                self.fs.writebytes(join_path(directory, single_name(name)), data)
 
     def exists(self, path: str) -> bool:
         split_path(path)
@@ -168,6 +198,27 @@ class MemoryStagedFile(MemoryFile, StagedFile):
 
     def fsync(self) -> None:
         """Nothing to do."""
+
+
+class MemoryLiveFile(MemoryStagedFile, LiveFile):
+    """A file at its final place.
+
+    Args:
+        release: called once, when it is closed; None for a file that is not locked.
+    """
+
+    def __init__(self, path: str, handle: BinaryIO, release: Callable[[], None] | None) -> None:
+        super().__init__(path, handle)
+        self._release = release
+
+    def punch(self, offset: int, length: int) -> None:
+        """Nothing to do: holes take memory."""
+
+    def close(self) -> None:
+        super().close()
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 class MemoryStaging(Staging):

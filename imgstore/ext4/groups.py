@@ -144,6 +144,13 @@ class GroupTable:
         """Byte of the device where the descriptor lies."""
         return TABLE_BLOCK * BLOCK_SIZE + group * self.geometry.descriptor_size
 
+    def initialized_inodes(self, group: int) -> int:
+        """How many inodes at the start of the group's table may be in use; behind them the table may hold anything."""
+        if self.flags[group] & GroupFlag.INODE_UNINIT:
+            return 0
+        count = self.geometry.inodes_per_group
+        return count - self.itable_unused[group] if self.geometry.group_checksums else count
+
     def inode_offset(self, number: int) -> int:
         """Byte of the device where inode ``number`` lies; it must be from 1 to ``geometry.inodes``."""
         group, index = divmod(number - 1, self.geometry.inodes_per_group)

@@ -1,7 +1,7 @@
 """Reads an ext4 file system from a BlockDevice: ours, and what mke2fs and the kernel make with 4-KiB blocks.
 
-Not read: a journal that waits for replay (its file system is not what the blocks say), inline data, xattr inodes, encryption,
-casefolding, bigalloc, files mapped by indirect blocks.
+Not read: a journal that waits for replay (the file system is not what the blocks say: ``recovery`` shows it), inline data, xattr
+inodes, encryption, casefolding, bigalloc, files mapped by indirect blocks.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class FileSystem:
     and the byte of the device; nothing that the disk says makes a read endless or takes memory before it is proved to be small.
 
     Attributes:
+        device: that it reads, unproved; short reads are remembered.
         super_block: as read.
         geometry: its sizes.
         groups: the group descriptors.
@@ -77,17 +78,18 @@ class FileSystem:
             UnsupportedError: a feature that is not read here, or a journal that waits for replay.
         """
         self._pages = device if isinstance(device, PageCache) else PageCache(device)
+        self.device: BlockDevice = self._pages
         self.super_block = read_super_block(device)
         self.geometry = Geometry.from_super_block(self.super_block, device.size)
         if self.super_block.feature_incompat & IncompatFeature.RECOVER:
             raise UnsupportedError(
                 f"SuperBlock at byte {SUPER_OFFSET}: the journal must be replayed first",
-                hint="mount the file system once, or run e2fsck on it",
+                hint="mount the file system once, run e2fsck on it, or read what imgstore.ext4.recovery shows",
             )
         self.groups = GroupTable.load(device, self.geometry)
 
-    def node(self, number: int) -> Node:
-        """Inode ``number``, which must be in use.
+    def node(self, number: int, *, orphan: bool = False) -> Node:
+        """Inode ``number``, which must be in use; with ``orphan`` it need not have links.
 
         Raises:
             CorruptError: it is damaged, or there is no such inode.
@@ -96,7 +98,12 @@ class FileSystem:
             raise CorruptError(f"inode {number}: the file system has {self.geometry.inodes}")
         offset = self.groups.inode_offset(number)
         raw = self._pages.read(offset, self.geometry.inode_size)
-        return decode_inode(raw, number, f"inode {number} at byte {offset}", seed=self.geometry.checksum_seed)
+        where = f"inode {number} at byte {offset}"
+        return decode_inode(raw, number, where, seed=self.geometry.checksum_seed, orphan=orphan)
+
+    def next_orphan(self, number: int) -> int:
+        """The inode that follows ``number`` in the list of orphans, 0 at its end: it stands in the place of the deletion time."""
+        return int.from_bytes(self._pages.read(self.groups.inode_offset(number) + 0x14, 4), "little")
 
     def lookup(self, path: bytes) -> Node:
         """The file at ``path``, in normal form; no symlink is followed, neither on the way nor at the end.
@@ -151,6 +158,17 @@ class FileSystem:
             for entry in decode_block(block, self.inode_seed(node), self.geometry.inodes, where, indexed=indexed, first=first):
                 if dots or entry[0] not in (b".", b".."):
                     yield entry
+
+    def parent_of(self, node: Node) -> int:
+        """Number of the directory that ``..`` of a directory names.
+
+        Raises:
+            CorruptError: there is no ``..``.
+        """
+        number = next((value >> 4 for name, value in self.directory_entries(node, dots=True) if name == b".."), None)
+        if number is None:
+            raise CorruptError(f"directory inode {node.number}: has no ..")
+        return number
 
     def directory_blocks(self, node: Node) -> Iterator[tuple[str, bytes, bool]]:
         """(what it is, for errors; the block; whether it is the first) of all blocks of a directory."""
@@ -320,7 +338,7 @@ class FileSystem:
                 if node.number in directories:
                     raise CorruptError(f"directory inode {node.number}: has a second name, {show_path(path)}")
                 directories.add(node.number)
-                yield self._entry(path, node)
+                yield self.entry(path, node)
                 prefix = path + b"/" if path else b""
                 pending.extend((prefix + name, child) for name, child, _ in reversed(self.list_directory(node)))
                 continue
@@ -329,9 +347,10 @@ class FileSystem:
                 if first != path:
                     yield HardLink(path, first)
                     continue
-            yield self._entry(path, node)
+            yield self.entry(path, node)
 
-    def _entry(self, path: bytes, node: Node) -> Entry:
+    def entry(self, path: bytes, node: Node) -> Entry:
+        """What makes a file anew at ``path``; its data are read from the device when they are asked for."""
         status = self.status(node)
         entry = Entry(
             path=path,

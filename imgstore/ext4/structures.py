@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import struct
 
-from imgstore.ondisk import Record, raw, u8, u16, u32
+from imgstore.ondisk import Record, raw, u8, u16, u32, u64
 
 BLOCK_SIZE = 4096
 BLOCK_SHIFT = 12
@@ -283,7 +283,59 @@ class JournalSuperBlock(Record, size=1024):
     feature_ro_compat: int = u32(0x2C, big=True)
     uuid: bytes = raw(0x30, 16)
     users_count: int = u32(0x40, default=1, big=True)
+    checksum_type: int = u8(0x50)
+    fast_commit_blocks: int = u32(0x54, big=True)
+    checksum: int = u32(0xFC, big=True)
     users: bytes = raw(0x100, 768)
+
+
+class JournalCompatFeature(enum.IntFlag):
+    """``s_feature_compat`` of a journal."""
+
+    CHECKSUM = 0x1
+
+
+class JournalIncompatFeature(enum.IntFlag):
+    """``s_feature_incompat`` of a journal."""
+
+    REVOKE = 0x1
+    BIT64 = 0x2
+    ASYNC_COMMIT = 0x4
+    CSUM_V2 = 0x8
+    CSUM_V3 = 0x10
+    FAST_COMMIT = 0x20
+
+
+class JournalBlockType(enum.IntEnum):
+    """``h_blocktype``: what a block of the log that starts with the magic is."""
+
+    DESCRIPTOR = 1
+    COMMIT = 2
+    REVOKE = 5
+
+
+class TagFlag(enum.IntFlag):
+    """``t_flags`` of a tag in a descriptor block."""
+
+    ESCAPED = 0x1
+    SAME_UUID = 0x2
+    LAST = 0x8
+
+
+class CommitHeader(Record, size=64):
+    """``struct commit_header``: ends a transaction; the rest of its block is zeros."""
+
+    magic: int = u32(0x00, default=JOURNAL_MAGIC, big=True)
+    block_type: int = u32(0x04, default=int(JournalBlockType.COMMIT), big=True)
+    sequence: int = u32(0x08, big=True)
+    checksum_type: int = u8(0x0C)
+    checksum_size: int = u8(0x0D)
+    checksum: int = u32(0x10, big=True)
+    seconds: int = u64(0x30, big=True)
+    nanoseconds: int = u32(0x38, big=True)
+
+
+JOURNAL_HEADER = struct.Struct(">III")  # magic, block type, sequence
 
 
 class DirectoryFileType(enum.IntEnum):

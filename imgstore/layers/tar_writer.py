@@ -1,4 +1,4 @@
-"""write_tar: Changes as a tar that docker, GNU tar and libarchive read.
+"""tar_pieces, write_tar: Changes as a tar that docker, GNU tar and libarchive read.
 
 POSIX ustar headers; PAX records only for what does not fit there: long names, names that are not ASCII, large numbers, fractions of
 seconds, extended attributes (``SCHILY.xattr.``, as docker and GNU tar have them), files with large holes (GNU's sparse form 1.0). The same
@@ -45,6 +45,8 @@ _MIN_HOLES: Final = 1 << 20
 """Bytes of holes from which on a file is written as sparse; some readers (busybox) do not know sparse files."""
 
 _ZEROS: Final = bytes(1 << 20)
+_PIECE: Final = 1 << 20
+_SMALL: Final = 1 << 16
 _NS: Final = 1_000_000_000
 _UNSAFE = re.compile(rb"[^A-Za-z0-9._\-]")
 
@@ -54,51 +56,68 @@ _NO_ATTRIBUTES: Final[_Attributes] = (0o644, 0, 0, 0)
 
 
 def write_tar(changes: Iterable[Change], write: Callable[[Bytes], object]) -> None:
-    """Writes the Changes, in their order, and the end of the archive.
+    """Writes what `tar_pieces` gives.
+
+    Args:
+        write: takes all it is given; is called with views that it may not keep.
+    """
+    for piece in tar_pieces(changes):
+        write(piece)
+
+
+def tar_pieces(changes: Iterable[Change]) -> Iterator[Bytes]:
+    """The Changes, in their order, and the end of the archive, in pieces of up to about a MiB, each valid until the next is asked for.
 
     A hard link carries the attributes of its target, if that came before: docker applies them again. For this about 200 bytes
     a file are held until the end.
 
-    What was written before an error is no archive.
+    What came before an error is no archive.
 
     Args:
         changes: each Entry's data is read before the next Change is asked for.
-        write: takes all it is given; is called with views that it may not keep.
 
     Raises:
         InvalidError: a Change that a tar cannot hold: a name that begins with ``.wh.``, or an Entry whose data is not as long as it says.
     """
-    writer = _TarWriter(write)
+    small = bytearray()
+    writer = _TarWriter()
     for change in changes:
-        writer.add(change)
-    write(bytes(2 * BLOCK))
+        for piece in writer.add(change):
+            if len(piece) <= _SMALL:
+                small += piece
+            if small and (len(small) >= _PIECE or len(piece) > _SMALL):
+                yield small
+                small = bytearray()
+            if len(piece) > _SMALL:
+                yield piece
+    small += bytes(2 * BLOCK)
+    yield small
 
 
 class _TarWriter:
-    def __init__(self, write: Callable[[Bytes], object]) -> None:
-        self._write = write
+    def __init__(self) -> None:
         self._attributes: dict[bytes, _Attributes] = {}
         self._shared: dict[_Attributes, _Attributes] = {}
 
-    def add(self, change: Change) -> None:
+    def add(self, change: Change) -> Iterator[Bytes]:
         match change:
             case Entry():
-                self._add_entry(change)
+                yield from self._add_entry(change)
             case HardLink(path, target):
                 _check_name(path)
                 _check_name(target)
-                self._header(path, b"1", self._attributes.get(target, _NO_ATTRIBUTES), link=target)
+                yield self._header(path, b"1", self._attributes.get(target, _NO_ATTRIBUTES), link=target)
             case Whiteout(path):
                 _check_name(path)
                 parent, slash, name = path.rpartition(b"/")
                 if not name or len(name) + len(WHITEOUT_PREFIX) > MAX_COMPONENT:
                     raise InvalidError(f"whiteout of {shown(path)}: a tar has no name for it")
-                self._header(parent + slash + WHITEOUT_PREFIX + name, b"0", (0, 0, 0, 0))
+                yield self._header(parent + slash + WHITEOUT_PREFIX + name, b"0", (0, 0, 0, 0))
             case Opaque(path):
                 _check_name(path)
-                self._header(path + b"/" + OPAQUE_NAME if path else OPAQUE_NAME, b"0", (0, 0, 0, 0))
+                yield self._header(path + b"/" + OPAQUE_NAME if path else OPAQUE_NAME, b"0", (0, 0, 0, 0))
 
-    def _add_entry(self, entry: Entry) -> None:
+    def _add_entry(self, entry: Entry) -> Iterator[Bytes]:
         _check_name(entry.path)
         attributes = (entry.mode, entry.uid, entry.gid, entry.mtime_ns)
         name = entry.path
@@ -110,15 +129,15 @@ class _TarWriter:
         for xattr, value in sorted(entry.xattrs.items()):
             records.update([_xattr_record(xattr, value)])
         if entry.type is not FileType.REGULAR:
-            self._header(name, _FLAGS[entry.type], attributes, link=entry.target, rdev=entry.rdev, records=records)
+            yield self._header(name, _FLAGS[entry.type], attributes, link=entry.target, rdev=entry.rdev, records=records)
             return
         segments: Sequence[tuple[int, int]] = (
             [(0, entry.size)] if entry.segments is None else [run for run in entry.segments if run[1]]
         )
         runs = _written_runs(segments, entry.size)
         if runs is None:
-            self._header(name, b"0", attributes, size=entry.size, records=records)
-            self._data(entry, segments, [(0, entry.size)])
+            yield self._header(name, b"0", attributes, size=entry.size, records=records)
+            yield from self._data(entry, segments, [(0, entry.size)])
             return
         sparse_map = b"".join(b"%d\n" % number for number in (len(runs), *(number for run in runs for number in run)))
         sparse_map += bytes(-len(sparse_map) % BLOCK)
@@ -130,12 +149,12 @@ class _TarWriter:
         }
         parent, slash, base = name.rpartition(b"/")
         stored = len(sparse_map) + sum(length for _, length in runs)
-        self._header(parent + slash + b"GNUSparseFile.0/" + base, b"0", attributes, size=stored, records=records)
-        self._write(sparse_map)
-        self._data(entry, segments, runs)
+        yield self._header(parent + slash + b"GNUSparseFile.0/" + base, b"0", attributes, size=stored, records=records)
+        yield sparse_map
+        yield from self._data(entry, segments, runs)
 
-    def _data(self, entry: Entry, segments: Sequence[tuple[int, int]], runs: Sequence[tuple[int, int]]) -> None:
-        """Writes ``runs``, each of which begins and ends outside of segments, out of the data of ``segments``; padded."""
+    def _data(self, entry: Entry, segments: Sequence[tuple[int, int]], runs: Sequence[tuple[int, int]]) -> Iterator[Bytes]:
+        """``runs``, each of which begins and ends outside of segments, out of the data of ``segments``; padded."""
         remaining = iter(segments)
         pieces = _Exact(entry)
         segment = next(remaining, None)
@@ -144,20 +163,13 @@ class _TarWriter:
             position, end = start, start + length
             total += length
             while segment is not None and segment[0] < end:
-                self._zeros(segment[0] - position)
-                for piece in pieces.take(segment[1]):
-                    self._write(piece)
+                yield from _zeros(segment[0] - position)
+                yield from pieces.take(segment[1])
                 position = segment[0] + segment[1]
                 segment = next(remaining, None)
-            self._zeros(end - position)
+            yield from _zeros(end - position)
         pieces.expect_end()
-        self._zeros(-total % BLOCK)
-
-    def _zeros(self, count: int) -> None:
-        view = memoryview(_ZEROS)
-        while count > 0:
-            self._write(view[:count])
-            count -= len(view)
+        yield from _zeros(-total % BLOCK)
 
     def _header(
         self,
@@ -169,7 +181,7 @@ class _TarWriter:
         link: bytes = b"",
         rdev: tuple[int, int] = (0, 0),
         records: dict[bytes, bytes] | None = None,
-    ) -> None:
+    ) -> bytes:
         mode, uid, gid, mtime_ns = attributes
         needed: dict[bytes, bytes] = {}
         short_name, prefix = _split_name(name)
@@ -198,17 +210,24 @@ class _TarWriter:
         )
         if records:
             needed |= records
-        if needed:
-            self._pax_header(needed, short_name.rstrip(b"/").rpartition(b"/")[2])
-        self._write(fields.pack(flag, link=short_link, rdev=rdev))
+        extended = _pax_header(needed, short_name.rstrip(b"/").rpartition(b"/")[2]) if needed else b""
+        return extended + fields.pack(flag, link=short_link, rdev=rdev)
 
-    def _pax_header(self, records: dict[bytes, bytes], base: bytes) -> None:
-        parts = [_record(keyword, value) for keyword, value in sorted(records.items())]
-        if not all(_is_text(value) for keyword, value in records.items() if not keyword.startswith(SCHILY_XATTR)):
-            parts.insert(0, _record(b"hdrcharset", b"BINARY"))
-        data = b"".join(parts)
-        fields = _Fields(name=(b"PaxHeaders.0/" + base)[:100], mode=0o644, size=len(data))
-        self._write(fields.pack(b"x") + data + bytes(padded(len(data)) - len(data)))
+
+def _zeros(count: int) -> Iterator[Bytes]:
+    view = memoryview(_ZEROS)
+    while count > 0:
+        yield view[:count]
+        count -= len(view)
+
+
+def _pax_header(records: dict[bytes, bytes], base: bytes) -> bytes:
+    parts = [_record(keyword, value) for keyword, value in sorted(records.items())]
+    if not all(_is_text(value) for keyword, value in records.items() if not keyword.startswith(SCHILY_XATTR)):
+        parts.insert(0, _record(b"hdrcharset", b"BINARY"))
+    data = b"".join(parts)
+    fields = _Fields(name=(b"PaxHeaders.0/" + base)[:100], mode=0o644, size=len(data))
+    return fields.pack(b"x") + data + bytes(padded(len(data)) - len(data))
 
 
 class _Fields:

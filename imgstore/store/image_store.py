@@ -16,22 +16,27 @@ from collections.abc import Iterator
 from imgstore import gc, layout
 from imgstore.answers import HistoryItem, Image, PruneReport, Removal, StoreInfo, Usage
 from imgstore.check import Finding, check_store
-from imgstore.errors import InUseError, NotFoundError
-from imgstore.image_filters import Filters, parse_list_filters, parse_prune_filters
+from imgstore.errors import InUseError, InvalidError, NotFoundError
+from imgstore.filters import Filters
+from imgstore.image_filters import parse_list_filters, parse_prune_filters
 from imgstore.intake import NAMES
 from imgstore.leases import held
 from imgstore.listing import removal_of
 from imgstore.location import CATALOG
+from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
-from imgstore.store.contents import Contents
+from imgstore.store.commits import ContainerCommits
 from imgstore.store.transfers import Transfers, parse_config
+from imgstore.store.volumes import Volumes
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, Contents):
-    """A store: images, and the disks that show them. Make one with `open` or `create`; several processes may use one directory.
+class ImageStore(Transfers, Archives, ContainerCommits, Volumes):
+    """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
+
+    Several processes may use one directory.
 
     Methods raise ImgstoreErrors only; which kinds mean what is in ``docs/reference/errors.md``. They may be called from several threads.
     """
@@ -87,18 +92,19 @@ class ImageStore(Transfers, Archives, Contents):
             self._images.name(self._images.find(reference), new)
 
     def remove(self, reference: str, *, force: bool = False, keep_parents: bool = False) -> Removal:
-        """Removes a name; with its last name the image, and the layers that no other image has.
+        """Removes a name; with its last name the image, and the layers that no other image has and no container stands on.
 
         Layers that a running pull needs stay, and go with the next removal. With an image go those that it was made from, as long as
         they have no name and nothing else was made from them.
 
         Args:
-            force: remove by id an image that has several tags, or names in several repositories.
+            force: remove also an image that containers were made from, which keep their disks; and by id one that has several tags, or
+                names in several repositories.
             keep_parents: let those stay that it was made from.
 
         Raises:
             NotFoundError: there is none.
-            InUseError: by id, and others were made from it, or it has several names.
+            InUseError: by id, and others were made from it, or it has several names; or a container was made from it.
         """
         with self._mended(), held(self._leases, NAMES):
             image = self.image(reference)
@@ -107,7 +113,7 @@ class ImageStore(Transfers, Archives, Contents):
         return removal_of(removed, image, layers)
 
     def prune(self, filters: Filters | None = None) -> PruneReport:
-        """Removes images without a tag, or all, and the layers that no image has then.
+        """Removes images without a tag, or all, that no container was made from, and the layers that nobody has then.
 
         Each image is removed by itself: what another names meanwhile stays, and an interrupt leaves the rest as it is.
 
@@ -143,7 +149,16 @@ class ImageStore(Transfers, Archives, Contents):
         Args:
             read_data: read all data too, compare them with their checksums, and make the tar of every layer again.
         """
-        return check_store(self._datastore, self._catalog, self._disks, self._images, read_data=read_data)
+        return check_store(
+            self._datastore,
+            self._catalog,
+            self._disks,
+            self._images,
+            self._containers,
+            self._live_disks,
+            self._volumes,
+            read_data=read_data,
+        )
 
     def usage(self) -> Usage:
         """What takes how much space on the datastore, from the blocks that the file system counts."""
@@ -159,6 +174,10 @@ class ImageStore(Transfers, Archives, Contents):
             scratch_bytes=scratch,
             catalog_bytes=catalog,
             metadata_bytes=self._usage(layout.IMAGES) + self._usage(layout.REFERENCES),
+            containers=self._catalog.count_containers(),
+            container_bytes=measure(self._datastore, layout.CONTAINERS),
+            volumes=sum(store.volumes for store in self.volume_stores()),
+            volume_bytes=self._volumes.used_bytes(),
             staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
             free_bytes=free,
             capacity=self._disks.capacity,
@@ -179,6 +198,25 @@ class ImageStore(Transfers, Archives, Contents):
             free_space=None if space is None else space.free,
             registries=self._registries,
         )
+
+    def quota(self) -> QuotaReport:
+        """What images, containers and volumes take, and how much they may take together."""
+        return self._quota.report()
+
+    def set_quota(self, limit: int | None) -> None:
+        """Limits what images, containers and volumes may take together, for all who open the store; None: no longer.
+
+        What is there stays, though it be more; what is brought, made or written by us afterwards must fit.
+
+        Args:
+            limit: bytes of storage, above 0.
+
+        Raises:
+            InvalidError: the limit is none.
+        """
+        if limit is not None and limit <= 0:
+            raise InvalidError(f"quota of {limit} bytes: must be above 0")
+        self._quota.set_limit(limit)
 
     def _usage(self, path: str) -> int:
         try:

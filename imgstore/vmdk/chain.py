@@ -25,6 +25,7 @@ class Chain:
 
     Raises:
         CorruptError: a content id, a capacity or a hint does not fit the disk below; the message names both files.
+        UnsupportedError: a disk is larger than its parent, which ends within a grain.
     """
 
     def __init__(self, disks: Sequence[HostedDisk]) -> None:
@@ -34,11 +35,15 @@ class Chain:
             raise CorruptError(f"{disks[0].path}: has a parent, {disks[0].parent_hint}, which is not in the chain")
         for parent, child in pairwise(disks):
             _check_link(parent.path, parent.cid, parent.capacity, child)
+        self._files: tuple[ReadableFile, ...] = tuple(disk.file for disk in disks)
+        self._below: Chain | None = None
         block_map = BlockMap()
         for index, disk in enumerate(disks):
+            if index and index == len(disks) - 1:
+                below = disks[index - 1]
+                self._below = Chain._of(self._files[:-1], below.capacity, below.cid, block_map)
             block_map = block_map.child(index, disk.grain_tables())
         self._size = disks[-1].capacity
-        self._files: tuple[ReadableFile, ...] = tuple(disk.file for disk in disks)
         self._cid = disks[-1].cid
         self._map = block_map
 
@@ -82,7 +87,7 @@ class Chain:
         except ImgstoreError:
             disk.close()
             raise
-        return self.with_disk(disk.file, disk.cid, block_map)
+        return Chain._of((*self._files, disk.file), disk.capacity, disk.cid, block_map)
 
     def with_disk(self, file: ReadableFile, cid: int, block_map: BlockMap) -> Chain:
         """The chain that has one more disk on top, without reading anything; what ``SnapshotDevice.chain`` calls.
@@ -98,12 +103,39 @@ class Chain:
     def _of(cls, files: tuple[ReadableFile, ...], size: int, cid: int, block_map: BlockMap) -> Chain:
         chain = cls.__new__(cls)
         chain._files, chain._size, chain._cid, chain._map = files, size, cid, block_map
+        chain._below = None
         return chain
 
     @classmethod
     def of_scratch(cls, file: ReadableFile, size: int, cid: int, block_map: BlockMap) -> Chain:
         """The chain of one disk that was just written, without reading anything."""
         return cls._of((file,), size, cid, block_map)
+
+    @property
+    def below(self) -> Chain:
+        """The chain without its top disk, of a chain that was opened; it shares the open files.
+
+        Raises:
+            ValueError: the chain has one disk, or was not opened but came out of another one.
+        """
+        if self._below is None:
+            raise ValueError(f"{self.path}: nothing is known of a disk below")
+        return self._below
+
+    def own_ranges(self) -> Iterator[tuple[int, int]]:
+        """The (offset, length) runs that the top disk holds itself, ascending: all that can differ from its parent."""
+        disk = len(self._files) - 1
+        start = end = 0
+        for number, table in self._map.tables(disk):
+            for position in (position for position, sector in enumerate(table) if sector):
+                grain = number * BlockMap.SEGMENT + position
+                if grain != end:
+                    if end > start:
+                        yield start * GRAIN, (end - start) * GRAIN
+                    start = grain
+                end = grain + 1
+        if end > start:
+            yield start * GRAIN, (end - start) * GRAIN
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes at ``offset``; what no disk has reads as zeros.
@@ -187,8 +219,12 @@ def _check_link(path: str, cid: int, capacity: int, child: HostedDisk) -> None:
     if child.parent_cid != cid:
         named = "no parent" if child.parent_cid is None else f"parent content id {child.parent_cid:08x}"
         raise CorruptError(f"{child.path}: has {named}, but {path} has content id {cid:08x}")
-    if child.capacity != capacity:
+    # QEMU reads zeros past the end of a smaller parent, and so does the map; a container's disk may be larger than its image's. Layers
+    # are all of one size, which ``disks`` sees to.
+    if child.capacity < capacity:
         raise CorruptError(f"{child.path}: is a disk of {child.capacity} bytes, but its parent {path} one of {capacity}")
+    if child.capacity > capacity and capacity % GRAIN:
+        raise UnsupportedError(f"{child.path}: its smaller parent {path} of {capacity} bytes ends within a grain of {GRAIN}")
     if parent_path(child) != posixpath.normpath(path):
         raise CorruptError(f"{child.path}: its hint {child.parent_hint!r} does not name its parent {path}")
 

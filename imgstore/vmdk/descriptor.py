@@ -30,6 +30,8 @@ _SIGNATURE = "# Disk DescriptorFile"
 _KEY = re.compile(r'([A-Za-z][A-Za-z0-9_.]*)\s*=\s*"?([^"]*)"?')
 _EXTENT = re.compile(r'(RW|RDONLY|NOACCESS)\s+([0-9]{1,19})\s+([A-Za-z0-9]+)(?:\s+"([^"]*)"(?:\s+[0-9]{1,19})?)?')
 _CID = re.compile(r"[0-9a-fA-F]{1,8}")
+_CID_LINE = re.compile(rb"(?m)^([ \t]*CID[ \t]*=[ \t]*\"?)[0-9a-fA-F]{1,8}(\"?[ \t]*\r?)$")
+_LONG_CONTENT_ID = re.compile(rb"(?m)^(ddb\.longContentID = \"[0-9a-f]{24})[0-9a-f]{8}(?=\"\r?$)")
 _WRITABLE_NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*")
 _WRITABLE_HINT = re.compile(r"(?:\.\./)*(?:[a-z0-9_-][a-z0-9._-]*/)*[a-z0-9_-][a-z0-9._-]*")
 
@@ -42,6 +44,11 @@ def derive_cid(identity: str) -> int:
         if cid not in _RESERVED_CIDS:
             return cid
     return derive_cid(digest.hex())
+
+
+def is_reserved(cid: int) -> bool:
+    """Whether a content id means something else: no parent, or not set."""
+    return cid in _RESERVED_CIDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +185,25 @@ def describe_disk(capacity: int, cid: int, parent_cid: int | None, parent_hint: 
         "virtualHWVersion": "4",
     }
     return Descriptor(cid, parent_cid, parent_hint, capacity, extent_name, ddb)
+
+
+def replace_cid(data: bytes, cid: int, path: str) -> bytes:
+    """A descriptor's bytes with another content id, and nothing else changed: other programs' keys stay.
+
+    Args:
+        data: the whole place of an embedded descriptor; the result has its length.
+        path: names the file in errors.
+
+    Raises:
+        CorruptError: there is no content id, or no room.
+    """
+    text, _, _ = data.partition(b"\0")
+    text, count = _CID_LINE.subn(b"\\g<1>%08x\\2" % cid, text)
+    if count != 1 or len(text) > len(data):
+        raise CorruptError(f"descriptor of {path} at byte {SECTOR}: has {count} lines for a content id, or no room for it")
+    # VMware's writer ends the long content id with the short one; QEMU leaves it alone.
+    text = _LONG_CONTENT_ID.sub(b"\\g<1>%08x" % cid, text)
+    return text.ljust(len(data), b"\0")
 
 
 def _read_cid(keys: Mapping[str, str], name: str, where: str) -> int:

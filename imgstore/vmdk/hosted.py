@@ -20,6 +20,7 @@ from imgstore.vmdk.grains import (
     MAGIC,
     MAX_SECTORS,
     TABLE_BYTES,
+    TABLE_ENTRIES,
     TABLE_SECTORS,
     UNFINISHED_MAGIC,
     HostedHeader,
@@ -145,14 +146,20 @@ class HostedDisk:
             done = max(done, end)
 
     def grain_tables(self) -> dict[int, array[int]]:
-        """The grain tables that have an entry, by number, for ``BlockMap.child``.
+        """The grain tables that have an entry, by number, for ``BlockMap.child``; without those past the end of the disk.
 
         Raises:
             CorruptError: an entry points into the metadata or outside the file.
         """
         tables = {}
         limit = self.file.size // SECTOR - GRAIN_SECTORS
+        last, cut = divmod(-(-self.header.capacity // GRAIN_SECTORS), TABLE_ENTRIES)
         for number, offset, table in self.tables():
+            if number == last and any(table[cut:]):
+                # QEMU leaves such; a larger child must not see them.
+                table[cut:] = array("I", bytes(4 * (TABLE_ENTRIES - cut)))
+                if not any(table):
+                    continue
             lowest, highest = min(filter(None, table)), max(table)
             if lowest < self.header.overhead or highest > limit:
                 wrong = lowest if lowest < self.header.overhead else highest

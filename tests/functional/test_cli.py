@@ -545,7 +545,7 @@ class TestStore:
         assert (report["images"], report["disks"]) == (1, 3)
         assert before == (changeable.json("images"), changeable.json("df")["disk_bytes"])
         assert changeable.text("check") == ""
-        assert changeable.text("rebuild").split() == ["IMAGES", "DISKS", "LEFT", "OUT", "1", "3", "0"]
+        assert changeable.text("rebuild").split() == ["IMAGES", "DISKS", "CONTAINERS", "LEFT", "OUT", "1", "3", "0", "0"]
 
     def test_the_option_beats_the_variable(self, pulled: Cli, tmp_path: Path) -> None:
         other = tmp_path / "other"

@@ -20,7 +20,7 @@ DIGEST = "sha256:" + "d" * 64
 @pytest.fixture
 def images() -> Iterator[Images]:
     with contextlib.closing(Catalog(None)) as catalog:
-        catalog.replace_all([], [], [])
+        catalog.replace_all([], [], [], [])
         yield Images(MemoryDatastore(), catalog)
 
 

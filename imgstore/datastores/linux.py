@@ -1,0 +1,45 @@
+"""System calls of Linux that Python's ``os`` does not have."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import cast
+
+_KEEP_SIZE = 1
+_PUNCH_HOLE = 2
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _function(*names: str) -> Callable[..., int] | None:
+    for name in names:
+        try:
+            return cast("Callable[..., int]", _LIBC[name])
+        except AttributeError:
+            continue
+    return None
+
+
+_SYNCFS = _function("syncfs")
+_FALLOCATE = _function("fallocate64", "fallocate")
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Returns when all that was written to the file system of an open file is on stable storage (syncfs(2)).
+
+    Raises:
+        OSError: the storage failed.
+    """
+    if _SYNCFS is None:
+        os.sync()
+    elif _SYNCFS(descriptor) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """Gives back the storage of a range of a file (fallocate(2)), as far as the file system can: a failure is none."""
+    if _FALLOCATE is not None:
+        _FALLOCATE(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length))

@@ -1,0 +1,165 @@
+"""Finds the directories that have a name of an inode, without walking the tree: ext4 keeps no way back from a file to its names.
+
+The directories are told by the modes in the inode tables, and an inode number is looked for in their blocks as bytes before anything is
+decoded. Those near the file come first: what one tar or one kernel made together has neighbouring numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Sequence
+
+from imgstore.errors import CorruptError
+from imgstore.ext4.extents import INLINE, LONGEST
+from imgstore.ext4.reader import FileSystem
+from imgstore.ext4.structures import BLOCK_SIZE, EXTENT, EXTENT_HEADER, EXTENT_MAGIC
+
+_PIECE = 1 << 20
+_GAP = 16  # blocks that are read though nobody needs them, to save a read
+_SLICE = 512  # inodes whose directories are looked at together
+_NEEDLES = 6
+"""So many numbers are looked for one after the other; for more it is faster to decode every name."""
+
+_DIRECTORY_MODES = re.compile(rb"[\x40-\x4f]")
+
+_Directory = tuple[int, "list[tuple[int, int]] | None"]
+"""Inode number, and the (first block, blocks) of its content; None where the inode does not say it itself."""
+
+
+def directories_naming(file_system: FileSystem, missing: dict[int, int], known: Collection[int]) -> list[int]:
+    """The directories that have the names of some inodes.
+
+    Args:
+        missing: inode to how many names it has outside of ``known``; is used up.
+        known: directories that need not be looked at.
+
+    Raises:
+        CorruptError: there are fewer names.
+    """
+    search = _Search(file_system, missing, known)
+    search.look_nearby()
+    search.look_everywhere()
+    if missing:
+        number, count = min(missing.items())
+        raise CorruptError(f"inode {number}: {count} of its {file_system.node(number).links} names are in no directory")
+    return search.found
+
+
+class _Search:
+    def __init__(self, file_system: FileSystem, missing: dict[int, int], known: Collection[int]) -> None:
+        self._file_system = file_system
+        self._missing = missing
+        self._done = set(known)
+        self.found: list[int] = []
+        groups, per_group = file_system.groups, file_system.geometry.inodes_per_group
+        self._slices = [  # first inode, inodes
+            (group * per_group + first + 1, min(_SLICE, count - first))
+            for group in range(file_system.geometry.groups)
+            if (count := groups.initialized_inodes(group))
+            for first in range(0, count, _SLICE)
+        ]
+
+    def look_nearby(self) -> None:
+        """Looks for each file among the directories of its slice and of the one before."""
+        targets: dict[int, list[int]] = {}
+        for number in self._missing:
+            place = self._place(number)
+            for near in (place - 1, place) if place else (place,):
+                targets.setdefault(near, []).append(number)
+        for place, numbers in sorted(targets.items()):
+            self._look(place, [number for number in numbers if number in self._missing])
+
+    def look_everywhere(self) -> None:
+        """Looks for what is left, slice by slice, until nothing is."""
+        wanted = sorted({self._place(number) for number in self._missing})
+        for place in sorted(range(len(self._slices)), key=lambda place: _distance(place, wanted)) if wanted else ():
+            self._look(place, list(self._missing))
+
+    def _place(self, number: int) -> int:
+        return bisect_right(self._slices, (number, _SLICE)) - 1
+
+    def _look(self, place: int, targets: list[int]) -> None:
+        if not targets:
+            return
+        directories = [each for each in _directories_in(self._file_system, *self._slices[place]) if each[0] not in self._done]
+        numbers = [number for number, _ in directories]
+        if len(targets) <= _NEEDLES:
+            numbers = _with_needles(self._file_system, directories, targets)
+        for number in numbers:
+            names = [value >> 4 for _, value in self._file_system.directory_entries(self._file_system.node(number))]
+            for inode in [inode for inode in names if inode in self._missing]:
+                self._missing[inode] -= 1
+                if number not in self._done:
+                    self._done.add(number)
+                    self.found.append(number)
+        for number in [number for number in targets if self._missing[number] <= 0]:
+            del self._missing[number]
+
+
+def _distance(number: int, targets: Sequence[int]) -> int:
+    place = bisect_left(targets, number)
+    return min(abs(number - target) for target in targets[max(place - 1, 0) : place + 1])
+
+
+def _directories_in(file_system: FileSystem, first: int, count: int) -> Iterator[_Directory]:
+    size = file_system.geometry.inode_size
+    table = file_system.device.read(file_system.groups.inode_offset(first), count * size)
+    for match in _DIRECTORY_MODES.finditer(table[1::size]):
+        index = match.start()
+        offset = index * size
+        if table[offset + 26] or table[offset + 27]:
+            yield first + index, _runs(table, offset + 40, file_system.geometry.blocks)
+
+
+def _runs(table: bytes, offset: int, blocks: int) -> list[tuple[int, int]] | None:
+    magic, entries, _, depth, _ = EXTENT_HEADER.unpack_from(table, offset)
+    if magic != EXTENT_MAGIC or depth or entries > INLINE:
+        return None
+    runs = []
+    for place in range(offset + 12, offset + 12 + 12 * entries, 12):
+        _, length, high, low = EXTENT.unpack_from(table, place)
+        first = low | high << 32
+        if length > LONGEST or first + length > blocks:
+            return None
+        runs.append((first, length))
+    return runs
+
+
+def _with_needles(file_system: FileSystem, directories: Sequence[_Directory], targets: Sequence[int]) -> list[int]:
+    """Those in whose blocks one of the numbers stands where an entry may begin."""
+    found = {number for number, runs in directories if runs is None}
+    owned = sorted((first, length, number) for number, runs in directories if runs for first, length in runs)
+    starts = [first for first, _, _ in owned]
+    needles = [number.to_bytes(4, "little") for number in targets]
+    for first, count in _pieces(owned):
+        data = file_system.device.read(first * BLOCK_SIZE, count * BLOCK_SIZE)
+        for needle in needles:
+            # Most of a directory is zeros: a search that may skip them is many times as fast.
+            short = needle.strip(b"\0")
+            lead = needle.index(short)
+            place = data.find(short)
+            while place >= 0:
+                offset = place - lead
+                if not offset & 3 and data.startswith(needle, offset):
+                    found.add(owned[bisect_right(starts, first + offset // BLOCK_SIZE) - 1][2])
+                place = data.find(short, place + 1)
+    return sorted(found)
+
+
+def _pieces(owned: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+    """(first block, blocks) that cover ascending runs, in pieces of at most 1 MiB."""
+    limit = _PIECE // BLOCK_SIZE
+    start = stop = 0
+    for first, length, _ in owned:
+        if stop and (first > stop + _GAP or first + length - start > limit):
+            yield start, stop - start
+            stop = 0
+        if not stop:
+            start = stop = first
+        stop = max(stop, first + length)
+        while stop - start > limit:
+            yield start, limit
+            start += limit
+    if stop > start:
+        yield start, stop - start
