@@ -25,7 +25,7 @@ from imgstore.listing import removal_of
 from imgstore.location import CATALOG
 from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
-from imgstore.store.containers import Containers
+from imgstore.store.commits import ContainerCommits
 from imgstore.store.transfers import Transfers, parse_config
 from imgstore.store.volumes import Volumes
 
@@ -33,7 +33,7 @@ _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, Containers, Volumes):
+class ImageStore(Transfers, Archives, ContainerCommits, Volumes):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.
@@ -156,6 +156,7 @@ class ImageStore(Transfers, Archives, Containers, Volumes):
             self._images,
             self._containers,
             self._live_disks,
+            self._volumes,
             read_data=read_data,
         )
 
@@ -175,6 +176,8 @@ class ImageStore(Transfers, Archives, Containers, Volumes):
             metadata_bytes=self._usage(layout.IMAGES) + self._usage(layout.REFERENCES),
             containers=self._catalog.count_containers(),
             container_bytes=measure(self._datastore, layout.CONTAINERS),
+            volumes=sum(store.volumes for store in self.volume_stores()),
+            volume_bytes=self._volumes.used_bytes(),
             staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
             free_bytes=free,
             capacity=self._disks.capacity,
