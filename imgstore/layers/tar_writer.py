@@ -78,7 +78,8 @@ def tar_pieces(changes: Iterable[Change], *, whiteouts: bool = True) -> Iterator
         whiteouts: False for a tar that is no layer, in which a name may begin with ``.wh.``.
 
     Raises:
-        InvalidError: a Change that a tar cannot hold: a name that begins with ``.wh.`` in a layer, or an Entry whose data is not as long as it says.
+        InvalidError: a Change that a tar cannot hold: a name that begins with ``.wh.`` in a layer, or an Entry whose data is not as
+            long as it says.
     """
     small = bytearray()
     writer = _TarWriter(whiteouts)
