@@ -49,6 +49,7 @@ class Image:
         labels: of its configuration.
         parent: id of the image that it was made from here, or None.
         tagged: when it was last given one of its names by hand, or None.
+        containers: how many were made from it.
         manifest_digest: of ``manifest_bytes``; None where the source had no manifest.
         manifest_bytes: as the source served it, or empty.
         config_bytes: the OCI image configuration, whose digest is the id.
@@ -70,12 +71,145 @@ class Image:
     manifest_digest: str | None
     manifest_bytes: bytes = field(repr=False)
     config_bytes: bytes = field(repr=False)
+    containers: int = 0
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The OCI image configuration; read when it is first asked for: it has a hundred times the size of all else."""
         config: Mapping[str, Any] = msgspec.json.decode(self.config_bytes)
         return config
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A volume in a container.
+
+    Attributes:
+        volume: its name; empty, where a container is to be made: a new one without a name.
+        destination: absolute path in the container.
+        no_copy: an empty volume does not get what the image has at this path. Only says something where a container is made.
+    """
+
+    volume: str
+    destination: str
+    read_only: bool = False
+    no_copy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of the store.
+
+    Attributes:
+        id: 64 hex digits.
+        name: without a leading slash.
+        image: the name or id under which its image was asked for.
+        platform: what it runs on, as its image says.
+        capacity: of its disk in bytes.
+        read_only: its root file system is not to be written by what it runs.
+        config: what it runs, in Docker's names.
+        host_config: how it was asked to run, in Docker's names: kept, and left to the platform that runs it.
+        labels: of ``config``.
+        disk: path of its disk.
+        size_rw: bytes that the disk takes on the datastore.
+    """
+
+    id: str
+    name: str
+    created: datetime
+    image: str
+    image_id: str
+    platform: str
+    capacity: int
+    read_only: bool
+    mounts: tuple[Mount, ...]
+    config: Mapping[str, Any] = field(repr=False)
+    host_config: Mapping[str, Any] = field(repr=False)
+    labels: Mapping[str, str] = field(repr=False)
+    disk: str
+    size_rw: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSnapshot:
+    """What a volume was at one moment; ``disk`` is the path of the disk that shows it, which is not written any more."""
+
+    name: str
+    created: datetime
+    disk: str
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume of the store.
+
+    Attributes:
+        store: name of the volume store where it lies.
+        driver: as it was asked for: ``local`` and ``vsphere`` mean the same.
+        options: of the driver, as they were given.
+        capacity: of its disk in bytes.
+        disk: path of the disk that is written.
+        image: reference of the image that its first contents came from, or empty.
+        snapshots: oldest first.
+        size: bytes that its disks take on the datastore, without those that other volumes need too.
+        used_by: ids of the containers that have it.
+        anonymous: nobody gave it a name.
+    """
+
+    name: str
+    store: str
+    driver: str
+    options: Mapping[str, str]
+    labels: Mapping[str, str]
+    created: datetime
+    capacity: int
+    disk: str
+    image: str
+    snapshots: tuple[VolumeSnapshot, ...]
+    size: int
+    used_by: tuple[str, ...]
+    anonymous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePruneReport:
+    """What a prune of volumes removed: their names, and the bytes that their disks took."""
+
+    names: tuple[str, ...]
+    reclaimed: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeUsage:
+    """What a volume takes and holds, in bytes.
+
+    Attributes:
+        size: that its disks take on the datastore, without those that other volumes need too.
+        used, free: what the file system says of its blocks; None where it cannot be read now, because a guest writes it.
+    """
+
+    name: str
+    store: str
+    capacity: int
+    size: int
+    used: int | None
+    free: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStoreInfo:
+    """A place for volumes.
+
+    Attributes:
+        location: its directory, absolute, or ``mem://``; empty where nobody knows.
+        volumes: how many lie there.
+        problem: why it cannot be used, or None.
+    """
+
+    name: str
+    location: str
+    volumes: int
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +334,8 @@ class Usage:
         disks: number of layer disks.
         disk_bytes: what these take with their markers and checksums, each counted once.
         metadata_bytes: what configs, manifests and names of images take.
+        containers: number of them.
+        container_bytes: what their disks and markers take.
         staged_bytes: what disks that are being made take, and leftovers of those that were not finished.
         free_bytes: what is left there, or None if nobody knows.
         capacity: size of each disk as a guest sees it.
@@ -211,6 +347,8 @@ class Usage:
     scratch_bytes: int
     catalog_bytes: int
     metadata_bytes: int
+    containers: int
+    container_bytes: int
     staged_bytes: int
     free_bytes: int | None
     capacity: int

@@ -1,24 +1,22 @@
 """Image filters: which images a list shows and a prune removes, in docker's words.
 
-Source: moby ``daemon/images/image_list.go``, ``image_prune.go`` and ``api/types/filters/parse.go``.
+Source: moby ``daemon/images/image_list.go`` and ``image_prune.go``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from imgstore.answers import Image
 from imgstore.errors import InvalidError
+from imgstore.filters import Filters, Labels, check_filters, has_labels, parse_boolean, parse_labels
 from imgstore.timestamps import parse_timestamp
 
 LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
-
-Filters = Mapping[str, Sequence[str]]
-"""Name of a filter to its values."""
 
 _PATTERN_LENGTH_MAX = 1024
 
@@ -37,8 +35,8 @@ class ImageFilter:
     """
 
     dangling: bool | None = None
-    labels: tuple[tuple[str, str | None], ...] = ()
-    without_labels: tuple[tuple[str, str | None], ...] = ()
+    labels: Labels = ()
+    without_labels: Labels = ()
     before: datetime | None = None
     since: datetime | None = None
     references: tuple[re.Pattern[str], ...] = ()
@@ -52,7 +50,7 @@ class ImageFilter:
             return None
         if self.since is not None and (image.created is None or image.created <= self.since):
             return None
-        if not _has_labels(image, self.labels) or (self.without_labels and _has_labels(image, self.without_labels)):
+        if not has_labels(image.labels, self.labels) or (self.without_labels and has_labels(image.labels, self.without_labels)):
             return None
         if self.references:
             image = replace(image, references=self._matching(image.references), digests=self._matching(image.digests))
@@ -65,13 +63,6 @@ class ImageFilter:
 
     def _matching(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if any(_matches(pattern, name) for pattern in self.references))
-
-
-def check_filters(given: Filters, known: frozenset[str]) -> None:
-    """Raises InvalidError for a filter that is not ``known``."""
-    for name in given:
-        if name not in known:
-            raise InvalidError(f"invalid filter '{name}'")
 
 
 def parse_list_filters(given: Filters, find: Callable[[str], Image]) -> ImageFilter:
@@ -90,7 +81,7 @@ def parse_list_filters(given: Filters, find: Callable[[str], Image]) -> ImageFil
     since = [created for value in given.get("since", ()) if (created := find(value).created) is not None]
     return ImageFilter(
         dangling=parse_boolean(given, "dangling"),
-        labels=_labels(given, "label"),
+        labels=parse_labels(given, "label"),
         before=min(before, default=None),
         since=max(since, default=None),
         references=tuple(compile_pattern(value) for value in given.get("reference", ())),
@@ -109,26 +100,10 @@ def parse_prune_filters(given: Filters) -> ImageFilter:
         raise InvalidError("more than one until filter specified")
     return ImageFilter(
         dangling=True if parse_boolean(given, "dangling") in (None, True) else None,
-        labels=_labels(given, "label"),
-        without_labels=_labels(given, "label!"),
+        labels=parse_labels(given, "label"),
+        without_labels=parse_labels(given, "label!"),
         before=parse_timestamp(until[0]) if until else None,
     )
-
-
-def parse_boolean(given: Filters, name: str) -> bool | None:
-    """The value of a filter that is true or false; None where it is not given.
-
-    Raises:
-        InvalidError: neither, or both.
-    """
-    if name not in given:
-        return None
-    values = list(given[name])
-    is_true, is_false = not {"1", "true"}.isdisjoint(values), not {"0", "false"}.isdisjoint(values)
-    if is_true == is_false:
-        shown = "" if not values else "=[" + " ".join(values)[:200] + "]"
-        raise InvalidError(f"invalid filter '{name}{shown}'")
-    return is_true
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -203,15 +178,3 @@ def _matches(pattern: re.Pattern[str], name: str) -> bool:
     above, slash, last = name.partition("@")[0].rpartition("/")
     repository = above + slash + last.partition(":")[0]
     return pattern.fullmatch(name) is not None or pattern.fullmatch(repository) is not None
-
-
-def _labels(given: Filters, name: str) -> tuple[tuple[str, str | None], ...]:
-    found = []
-    for text in given.get(name, ()):
-        key, equals, value = text.partition("=")
-        found.append((key, value if equals else None))
-    return tuple(found)
-
-
-def _has_labels(image: Image, labels: Sequence[tuple[str, str | None]]) -> bool:
-    return all(key in image.labels and value in (None, image.labels[key]) for key, value in labels)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from imgstore.answers import RemoteImage
 from imgstore.errors import InvalidError
-from imgstore.image_filters import check_filters, parse_boolean
+from imgstore.filters import check_filters, parse_boolean
 from registry_client.manifest import Index, parse_manifest
 from registry_client.search import FoundRepository
 from registry_client.source import ImageSource

@@ -55,12 +55,16 @@ class Listing:
         names: dict[str, list[ReferenceRow]] = {}
         for reference in contents.references:
             names.setdefault(reference.image_id, []).append(reference)
-        images = [self._image(row, names.get(row.id, ()), layers.get, sizes.__getitem__) for row in contents.images]
+        images = [
+            self._image(row, names.get(row.id, ()), layers.get, sizes.__getitem__, contents.containers.get(row.id, 0))
+            for row in contents.images
+        ]
         return sorted(images, key=lambda image: (image.created is not None and image.created.timestamp(), image.id), reverse=True)
 
     def image(self, row: ImageRow) -> Image:
         """One image."""
-        return self._image(row, self._catalog.references(row.id), self._catalog.layer, self._measure)
+        containers = self._catalog.count_containers_of(row.id)
+        return self._image(row, self._catalog.references(row.id), self._catalog.layer, self._measure, containers)
 
     def layer_sizes(self) -> Counter[str]:
         """Bytes that each layer takes on the datastore, its disk and all files beside it, by chain id; those without a marker too."""
@@ -106,6 +110,7 @@ class Listing:
         references: Sequence[ReferenceRow],
         find_layer: Callable[[str], LayerRow | None],
         size_of: Callable[[str], int],
+        containers: int,
     ) -> Image:
         try:
             head = _decode_head(row.config)
@@ -132,6 +137,7 @@ class Listing:
             manifest_digest=row.manifest_digest,
             manifest_bytes=row.manifest,
             config_bytes=row.config,
+            containers=containers,
         )
 
     def _layer(self, layer: ImageLayerRow, row: LayerRow | None, size_of: Callable[[str], int]) -> Layer:

@@ -19,7 +19,7 @@ from imgstore.vmdk.editor import EditedDisk
 from imgstore.vmdk.intent import apply_intent
 
 _MAX_INTENT = 1 << 30
-"""Bytes: the intent of rewriting a whole disk of 2 TiB has half of that."""
+"""Bytes that are read of an intent: that of rewriting a whole disk of 2 TiB has half of that."""
 
 
 class Parent(Protocol):
@@ -146,16 +146,24 @@ class LiveDisks:
             with self._datastore.open_live(path, writable=True) as file:
                 self._finish(file)
 
-    def remove(self, path: str) -> None:
-        """Removes the disk, durably.
+    @contextlib.contextmanager
+    def removing(self, path: str) -> Iterator[None]:
+        """Has the disk alone inside the block; when that ends well, removes it, durably.
 
         Raises:
             InUseError: a guest or another thread or process has it open.
             NotFoundError: it is missing.
         """
         with self._datastore.open_live(path, writable=True):
-            self._datastore.remove_file(path)
+            yield
+            with contextlib.suppress(NotFoundError):
+                self._datastore.remove_file(path)
             _Intent(self._datastore, path).erase()
+
+    def remove(self, path: str) -> None:
+        """Removes the disk, durably. Raises what `removing` raises."""
+        with self.removing(path):
+            pass
 
     def _create(self, disk: NewDisk, *, durable: bool) -> None:
         path, capacity, parent = disk
@@ -206,7 +214,8 @@ class _Intent:
     def read(self) -> bytes | None:
         if not self._datastore.exists(self._path):
             return None
-        return self._datastore.read_bytes(self._path, _MAX_INTENT)
+        with self._datastore.open(self._path) as file:
+            return file.pread(0, min(file.size, _MAX_INTENT))
 
     def write(self, intent: bytes) -> None:
         self._datastore.write_atomic(self._path, intent)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from imgstore.catalog.catalog import Catalog, ContainerRow, ImageRow, LayerRow, ReferenceRow
+from imgstore.catalog.catalog import Catalog, ContainerRow, ImageRow, LayerRow, NameTakenError, ReferenceRow
 from imgstore.containers import Containers
 from imgstore.disks import Disks, layer_row
 from imgstore.errors import CorruptError, ImgstoreError, NotFoundError
@@ -53,8 +55,9 @@ def rebuild(catalog: Catalog, disks: Disks, images: Images, containers: Containe
         else:
             left_out.append(f"image {image_id}: its layer {missing} is missing or damaged")
     references = _references(images, image_rows, left_out)
-    container_rows = _containers(containers, layers, left_out)
+    container_rows = _containers(containers, containers.ids(), layers, left_out)
     catalog.replace_all(list(layers.values()), list(image_rows.values()), references, container_rows)
+    _catch_up(catalog, containers, container_rows, layers)
     disk_count = sum(layer.disk is not None for layer in layers.values())
     return RebuildReport(len(image_rows), disk_count, len(container_rows), tuple(left_out))
 
@@ -75,19 +78,35 @@ def _whole_layers(disks: Disks, left_out: list[str]) -> dict[str, LayerRow]:
     return whole
 
 
-def _containers(containers: Containers, layers: dict[str, LayerRow], left_out: list[str]) -> list[ContainerRow]:
+def _containers(
+    containers: Containers, ids: Iterable[str], layers: dict[str, LayerRow], left_out: list[str]
+) -> list[ContainerRow]:
     rows = []
-    for container_id in containers.ids():
+    names: dict[str, str] = {}
+    for container_id in ids:
         try:
             row = containers.read(container_id)
         except ImgstoreError as error:
             left_out.append(f"container {container_id}: {error}")
             continue
-        if row.chain_id is None or row.chain_id in layers:
-            rows.append(row)
-        else:
+        if row.chain_id is not None and row.chain_id not in layers:
             left_out.append(f"container {container_id}: the layer {row.chain_id} below its disk is missing or damaged")
+        elif (owner := names.setdefault(row.name, row.id)) != row.id:
+            left_out.append(f"name {row.name} of container {row.id}: container {owner} has it; this one is found by its id")
+            rows.append(replace(row, name=row.id))
+        else:
+            rows.append(row)
     return rows
+
+
+def _catch_up(catalog: Catalog, containers: Containers, rows: list[ContainerRow], layers: dict[str, LayerRow]) -> None:
+    """Containers come and go while a rebuild runs: what came or went between its look and the catalog's change."""
+    known, there = {row.id for row in rows}, set(containers.ids())
+    for container_id in known - there:
+        catalog.delete_container(container_id)
+    for row in _containers(containers, there - known, layers, []):
+        with contextlib.suppress(NameTakenError):  # its maker finds out, and takes it back
+            catalog.put_containers([row])
 
 
 def _references(images: Images, known: dict[str, ImageRow], left_out: list[str]) -> list[ReferenceRow]:

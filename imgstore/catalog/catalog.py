@@ -125,11 +125,26 @@ class ContainerRow:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that a catalog knew of images at one moment: layers and images by id, references by name."""
+    """All that a catalog knew of images at one moment: layers and images by id, references by name.
+
+    Attributes:
+        containers: how many each image has, by its id.
+    """
 
     layers: list[LayerRow]
     images: list[ImageRow]
     references: list[ReferenceRow]
+    containers: dict[str, int]
+
+
+class NameTakenError(AlreadyExistsError):
+    """Another container has the name."""
+
+    def __init__(self, name: str, owner: str) -> None:
+        super().__init__(
+            f'Conflict. The container name "/{name}" is already in use by container "{owner}". '
+            "You have to remove (or rename) that container to be able to reuse that name."
+        )
 
 
 class Catalog:
@@ -240,6 +255,7 @@ class Catalog:
                 layers=[LayerRow(*row) for row in layers.all()],
                 images=_images(connection),
                 references=[ReferenceRow(*row) for row in references.all()],
+                containers=_container_counts(connection),
             )
 
     def counts(self) -> tuple[int, int, int]:
@@ -341,6 +357,18 @@ class Catalog:
         """The containers that were made from an image, newest first."""
         return self._containers(tables.containers.c.image_id == image_id)
 
+    def container_of(self, image_id: str) -> str | None:
+        """Id of a container that was made from an image, or None."""
+        with self._transaction(reading=True) as connection:
+            query = select(tables.containers.c.id).where(tables.containers.c.image_id == image_id).limit(1)
+            return connection.execute(query).scalar_one_or_none()
+
+    def count_containers_of(self, image_id: str) -> int:
+        """How many containers were made from an image."""
+        with self._transaction(reading=True) as connection:
+            query = select(func.count()).where(tables.containers.c.image_id == image_id)
+            return connection.execute(query).scalar_one()
+
     def containers_with(self, volume: str) -> list[str]:
         """Ids of the containers that have this volume."""
         with self._transaction(reading=True) as connection:
@@ -350,6 +378,16 @@ class Catalog:
                     select(mounts.container_id).where(mounts.volume == volume).order_by(mounts.container_id)
                 ).scalars()
             )
+
+    def volume_users(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the containers that have a volume, by its name."""
+        mounts = tables.container_volumes.c
+        query = select(mounts.volume, mounts.container_id).order_by(mounts.container_id)
+        users: dict[str, list[str]] = {}
+        with self._transaction(reading=True) as connection:
+            for volume, container_id in connection.execute(query).all():
+                users.setdefault(volume, []).append(container_id)
+        return {volume: tuple(ids) for volume, ids in users.items()}
 
     def used_volumes(self) -> set[str]:
         """Names of the volumes that a container has."""
@@ -365,7 +403,7 @@ class Catalog:
         """Adds the containers, or replaces what is known of them; all or none.
 
         Raises:
-            AlreadyExistsError: another one has the name of one of them.
+            NameTakenError: another one has the name of one of them.
         """
         with self._transaction() as connection:
             _put_containers(connection, containers)
@@ -488,8 +526,9 @@ def _put_containers(connection: Connection, containers: Sequence[ContainerRow]) 
         query = select(tables.containers.c.name, tables.containers.c.id).where(tables.containers.c.name.in_(batch))
         owners.update((name, owner) for name, owner in connection.execute(query).all())
     for container in containers:
-        if owners.setdefault(container.name, container.id) != container.id:
-            raise AlreadyExistsError(f"container {container.name}: the name is another container's")
+        owner = owners.setdefault(container.name, container.id)
+        if owner != container.id:
+            raise NameTakenError(container.name, owner)
     if containers:
         columns = [column.name for column in tables.containers.columns]
         values = [{name: getattr(container, name) for name in columns} for container in containers]
@@ -504,6 +543,12 @@ def _put_containers(connection: Connection, containers: Sequence[ContainerRow]) 
     mounts = [{"container_id": container.id, "volume": volume} for container in containers for volume in container.volumes]
     if mounts:
         connection.execute(insert(tables.container_volumes), mounts)
+
+
+def _container_counts(connection: Connection) -> dict[str, int]:
+    image_id = tables.containers.c.image_id
+    rows = connection.execute(select(image_id, func.count()).group_by(image_id)).all()
+    return {row[0]: row[1] for row in rows}
 
 
 def _batches(names: list[str]) -> Iterator[list[str]]:

@@ -1,7 +1,7 @@
 """Extraction: the entries of a tar put into a container's tree, by the rules of dockerd's unpacker.
 
-What dockerd does in a process whose root is the container's is done here on the disks: links on the way to an entry's directory are followed
-inside of the tree, directories that are missing are made, and what an entry finds in its place goes, but for a directory that
+What dockerd does in a process whose root is the container's is done here on the disks: links on the way to an entry's directory are
+followed inside of the tree, directories that are missing are made, and what an entry finds in its place goes, but for a directory that
 meets a directory.
 
 Source: moby ``pkg/archive/archive.go`` (Unpack, createTarFile), ``daemon/archive_unix.go`` (checkWritablePath). Not done as there: an entry
@@ -15,8 +15,8 @@ import os
 import posixpath
 
 from imgstore.changes import Change, Entry, FileType, HardLink
-from imgstore.copies.users import Owner
 from imgstore.copies.tree import FilesWritten, MountedTree, normal, shown
+from imgstore.copies.users import Owner
 from imgstore.errors import DeniedError, InUseError, InvalidError
 from imgstore.ext4.writer import LayerWriter
 
@@ -107,9 +107,13 @@ class Extraction:
         if is_directory and was_directory:
             return
         if self._keep_directories and was_directory:
-            raise InvalidError(f'cannot overwrite directory "{self._shown(name)}" with non-directory "{shown(self._destination)}"')
+            raise InvalidError(
+                f'cannot overwrite directory "{self._shown(name)}" with non-directory "{shown(self._destination)}"'
+            )
         if self._keep_directories and is_directory:
-            raise InvalidError(f'cannot overwrite non-directory "{self._shown(name)}" with directory "{shown(self._destination)}"')
+            raise InvalidError(
+                f'cannot overwrite non-directory "{self._shown(name)}" with directory "{shown(self._destination)}"'
+            )
         mounted = self._tree.place(path).path == b"" or self._tree.mounts_below(path)
         if was_directory and mounted:
             raise InUseError(f"unlinkat {shown(path)}: device or resource busy")

@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 from imgstore import layout
-from imgstore.blocks import BlockDevice, WritableBlockDevice
+from imgstore.blocks import WritableBlockDevice
 from imgstore.copies.tree import FilesRead, FilesWritten, MountedTree, MountPoint
 from imgstore.errors import InUseError
 from imgstore.ext4.reader import FileSystem
@@ -26,27 +26,16 @@ from imgstore.live_disks import LiveDisks
 from imgstore.markers import ContainerMarker
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
+from imgstore.volumes import Volumes
 
 PATIENCE = 300.0
 """Seconds that a copy waits for others. One that somebody reads from slowly, or not at all, must not hold up all others for good."""
 
 
-class VolumeDisks(Protocol):
-    """The disks of volumes, by name."""
-
-    def read(self, name: str) -> AbstractContextManager[BlockDevice]:
-        """For reading; InUseError if somebody writes it."""
-        ...
-
-    def edit(self, name: str) -> AbstractContextManager[WritableBlockDevice]:
-        """To be written as a whole; InUseError if somebody has it open."""
-        ...
-
-
 class ContainerTrees:
     """Opens the trees of a store's containers. May be used from several threads."""
 
-    def __init__(self, live_disks: LiveDisks, volumes: VolumeDisks, leases: Leases) -> None:
+    def __init__(self, live_disks: LiveDisks, volumes: Volumes, leases: Leases) -> None:
         self._live_disks = live_disks
         self._volumes = volumes
         self._leases = leases

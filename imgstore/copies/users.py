@@ -1,6 +1,6 @@
 """The user of a container as numbers, looked up in the container's own ``/etc/passwd`` and ``/etc/group``.
 
-Source: moby ``daemon/archive_tarcopyoptions_unix.go`` (getUIDGID, of 28.x: earlier ones looked at the files of the host), ``moby/sys/user``.
+Source: moby ``daemon/archive_tarcopyoptions_unix.go`` (getUIDGID of 28.x; before, it looked at the files of the host), ``moby/sys/user``.
 """
 
 from __future__ import annotations

@@ -211,6 +211,17 @@ class Datastore(abc.ABC):
         """Makes or replaces a small file (marker, JSON): whoever reads sees the old or the new one, durable when it returns."""
 
     @abc.abstractmethod
+    def write_many(self, directory: str, files: Sequence[tuple[str, bytes]]) -> None:
+        """Makes small files in a directory, which is made if it is missing; it must not have their names.
+
+        Costs one ``sync`` and one more flush, however many they are; all that was written to the datastore before is durable before the
+        first of them is seen. When it returns all are durable; a crash leaves each of them whole or not there, some or all.
+
+        Args:
+            files: name and contents of each.
+        """
+
+    @abc.abstractmethod
     def exists(self, path: str) -> bool:
         """Whether there is a file or directory."""
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imgstore.datastores.datastore import (
@@ -127,6 +127,29 @@ class LocalDatastore(Datastore):
                     os.rename(part, name, src_dir_fd=above, dst_dir_fd=above)
                 self._end(part)
                 os.fsync(above)
+            finally:
+                os.close(above)
+
+    def write_many(self, directory: str, files: Sequence[tuple[str, bytes]]) -> None:
+        names = [single_name(name) for name, _ in files]
+        with named_errors(directory, "write into it"):
+            above = self._make_directories(split_path(directory))
+            try:
+                with self._making("many", above, shutil.rmtree) as part:
+                    os.mkdir(part, 0o700, dir_fd=above)
+                    private = os.open(part, _DIRECTORY, dir_fd=above)
+                    try:
+                        for name, data in files:
+                            descriptor = os.open(name, _CREATE, 0o644, dir_fd=private)
+                            try:
+                                pwrite_all(descriptor, 0, data)
+                            finally:
+                                os.close(descriptor)
+                        sync_file_system(private)
+                        _move_all(names, part, private, above)
+                    finally:
+                        os.close(private)
+                self._end(part)
             finally:
                 os.close(above)
 
@@ -323,20 +346,7 @@ class LocalStaging(Staging):
         self._close()
 
     def _move(self) -> None:
-        moved: list[str] = []
-        try:
-            for filename in self._files:
-                os.rename(filename, filename, src_dir_fd=self._private, dst_dir_fd=self._above)
-                moved.append(filename)
-            os.rmdir(self._part, dir_fd=self._above)
-            os.fsync(self._above)
-        except BaseException:
-            for filename in reversed(moved):
-                with contextlib.suppress(OSError):
-                    os.unlink(filename, dir_fd=self._above)
-            with contextlib.suppress(OSError):
-                os.fsync(self._above)
-            raise
+        _move_all(self._files, self._part, self._private, self._above)
 
     def _close(self) -> None:
         self._datastore._end(self._part)
@@ -346,6 +356,24 @@ class LocalStaging(Staging):
         os.close(self._private)
         os.close(self._above)
         self._above = -1
+
+
+def _move_all(names: Iterable[str], part: str, private: int, above: int) -> None:
+    """Moves all files of the directory ``part`` one up, durably, in this order, and removes it; undone, as far as possible, on errors."""
+    moved: list[str] = []
+    try:
+        for name in names:
+            os.rename(name, name, src_dir_fd=private, dst_dir_fd=above)
+            moved.append(name)
+        os.rmdir(part, dir_fd=above)
+        os.fsync(above)
+    except BaseException:
+        for name in reversed(moved):
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=above)
+        with contextlib.suppress(OSError):
+            os.fsync(above)
+        raise
 
 
 def _usage(directory: int) -> int:

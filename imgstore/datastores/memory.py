@@ -83,6 +83,13 @@ class MemoryDatastore(Datastore):
             self.fs.writebytes(part, data)
             self.fs.move(part, path, overwrite=True)
 
+    def write_many(self, directory: str, files: Sequence[tuple[str, bytes]]) -> None:
+        split_path(directory)
+        with _named_errors(directory, "write into it"), self._lock:
+            self.fs.makedirs(directory, recreate=True)
+            for name, data in files:
+                self.fs.writebytes(join_path(directory, single_name(name)), data)
+
     def exists(self, path: str) -> bool:
         split_path(path)
         return self.fs.exists(path)

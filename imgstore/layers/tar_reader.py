@@ -197,9 +197,7 @@ def _with_acls(file_type: FileType, mode: int, xattrs: Mapping[bytes, bytes]) ->
 class _TarReader:
     """One reading of one tar."""
 
-    def __init__(
-        self, pieces: Iterable[Bytes], capacity: int, announce: Callable[[int, int], None], whiteouts: bool
-    ) -> None:
+    def __init__(self, pieces: Iterable[Bytes], capacity: int, announce: Callable[[int, int], None], whiteouts: bool) -> None:
         self._cursor = PieceCursor(pieces)
         self._capacity = capacity
         self._announce = announce

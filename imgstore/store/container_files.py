@@ -9,21 +9,17 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import BinaryIO
 
-from imgstore import layout, markers
 from imgstore.blocks import Bytes
-from imgstore.catalog.catalog import ContainerRow
 from imgstore.changes import FileType
-from imgstore.containers import NoSuchContainerError
+from imgstore.containers import marker_of
 from imgstore.copies.archive import PathStatus, archive_of, find_path
 from imgstore.copies.extraction import Extraction
 from imgstore.copies.tree import normal
-from imgstore.copies.trees import ContainerTrees
 from imgstore.copies.users import find_owner
 from imgstore.errors import InvalidError, NotFoundError
-from imgstore.ext4.diff import Difference, diff
 from imgstore.ext4.format import MAXIMUM_SIZE
 from imgstore.ext4.reader import FileSystem
-from imgstore.ext4.recovery import RecoveredDevice, recovered
+from imgstore.ext4.recovery import recovered
 from imgstore.inputs import read_chunks
 from imgstore.layers.compression import inflate_archive
 from imgstore.layers.read_ahead import read_ahead
@@ -51,7 +47,7 @@ class ContainerFiles(StoreCore):
             InUseError: a guest has the disk, or a volume on the way, open for writing.
             CorruptError, UnsupportedError: the file system is damaged, or cannot be read.
         """
-        with self._trees.read(self._container_marker(reference)) as tree, _missing(reference, path):
+        with self._trees.read(marker_of(self._containers.find(reference))) as tree, _missing(reference, path):
             return find_path(tree, os.fsencode(path))[0]
 
     def copy_from_container(self, reference: str, path: str | bytes) -> tuple[PathStatus, Generator[Bytes, None, None]]:
@@ -68,7 +64,7 @@ class ContainerFiles(StoreCore):
             As `container_status`.
         """
         with contextlib.ExitStack() as stack:
-            tree = stack.enter_context(self._trees.read(self._container_marker(reference)))
+            tree = stack.enter_context(self._trees.read(marker_of(self._containers.find(reference))))
             with _missing(reference, path):
                 found, place = find_path(tree, os.fsencode(path))
             pieces = tar_pieces(archive_of(tree, place, os.fsencode(found.name)), whiteouts=False)
@@ -105,7 +101,7 @@ class ContainerFiles(StoreCore):
             CorruptError: the tar is damaged, cut off or ambiguous, or the file system is.
         """
         stop = stop or Stop()
-        container = self._container_marker(reference)
+        container = marker_of(self._containers.find(reference))
         user = str(container.config.get("User") or "")
         owner = None
         if owner_of_user and user:
@@ -139,23 +135,9 @@ class ContainerFiles(StoreCore):
             As `container_status`, here or from the iterator.
         """
         with contextlib.ExitStack() as stack:
-            chain = stack.enter_context(self._trees.read_disk(self._container_marker(reference)))
+            chain = stack.enter_context(self._trees.read_disk(marker_of(self._containers.find(reference))))
             changes = FileSystem(recovered(chain)).changes()
             return _kept_open(stack.pop_all(), tar_pieces((change for change in changes if change.path), whiteouts=False))
-
-    def diff_container(self, reference: str) -> list[Difference]:
-        """What is other in the container's own file tree than in its image, sorted by path, as ``docker diff`` tells it.
-
-        Raises:
-            NotFoundError: no such container.
-            InUseError: a guest has the disk open for writing.
-            CorruptError, UnsupportedError: a file system is damaged, or cannot be read.
-        """
-        container = self._container_marker(reference)
-        with self._trees.read_disk(container) as chain, self._container_base(container) as base:
-            device = recovered(chain)
-            replayed = device.changed if isinstance(device, RecoveredDevice) else []
-            return diff(FileSystem(base), FileSystem(device), [*chain.own_ranges(), *replayed])
 
 
 def _kept_open(stack: contextlib.ExitStack, pieces: Iterator[Bytes]) -> Generator[Bytes, None, None]:

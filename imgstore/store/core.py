@@ -13,6 +13,7 @@ from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog
 from imgstore.config import DEFAULT_DISK_SIZE
 from imgstore.containers import Containers
+from imgstore.copies.trees import ContainerTrees
 from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
@@ -22,12 +23,15 @@ from imgstore.images import Images
 from imgstore.intake import NAMES, Intake
 from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.listing import Listing
+from imgstore.live_disks import LiveDisks
 from imgstore.location import LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State
-from imgstore.quota import Quota, measure
+from imgstore.quota import Quota
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
+from imgstore.volume_stores import VolumeStores
+from imgstore.volumes import Volumes
 from registry_client.credentials import Credential
 from registry_client.options import Options
 from registry_client.server import Connections
@@ -52,9 +56,13 @@ class StoreCore:
         self._id = marker.id
         self._disks = Disks(datastore, leases, marker.disk_size)
         self._images = Images(datastore, catalog)
-        self._containers = Containers(datastore, catalog)
+        self._live_disks = LiveDisks(datastore)
+        self._containers = Containers(datastore, catalog, self._live_disks, leases)
         self._listing = Listing(datastore, catalog)
-        self._quota = Quota(datastore, leases, lambda: measure(datastore, layout.VOLUMES))
+        self._volume_stores = VolumeStores(datastore, directory)
+        self._volumes = Volumes(self._volume_stores, catalog)
+        self._trees = ContainerTrees(self._live_disks, self._volumes, leases)
+        self._quota = Quota(datastore, leases, self._volumes.used_bytes)
         self._intake = Intake(self._disks, self._images, catalog, leases, self._quota, directory, self._tidy)
         self._registries = registries
         self._connections = Connections(registries)
@@ -122,6 +130,7 @@ class StoreCore:
                 store.rebuild()
             else:
                 datastore.sweep()
+            store._volumes.tidy()
             undo.pop_all()
         return store
 
@@ -134,6 +143,7 @@ class StoreCore:
         """Gives everything back. The store is unusable afterwards; a second call does nothing."""
         self._connections.close()
         self._catalog.close()
+        self._volume_stores.close()
         self._datastore.close()
 
     def __enter__(self) -> Self:
@@ -185,12 +195,13 @@ class StoreCore:
             return False
 
     def _tidy(self) -> None:
-        """Removes what interrupted work left: stagings without an owner, and layers without a marker that nobody is making."""
+        """Removes what interrupted work left: stagings without an owner, layers and container disks without a marker that nobody makes."""
         self._datastore.sweep()
         known = {row.chain_id for row in self._catalog.layers()} if self._has_catalog() else set()
         for chain_id in set(self._disks.chain_ids()) - known:
             self._disks.remove_unfinished(chain_id)
         self._disks.mend_scratch()
+        self._containers.remove_unfinished()
 
     @contextlib.contextmanager
     def _chain(self, reference: str) -> Iterator[Chain]:

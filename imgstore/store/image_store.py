@@ -17,22 +17,27 @@ from imgstore import gc, layout
 from imgstore.answers import HistoryItem, Image, PruneReport, Removal, StoreInfo, Usage
 from imgstore.check import Finding, check_store
 from imgstore.errors import InUseError, InvalidError, NotFoundError
-from imgstore.image_filters import Filters, parse_list_filters, parse_prune_filters
+from imgstore.filters import Filters
+from imgstore.image_filters import parse_list_filters, parse_prune_filters
 from imgstore.intake import NAMES
 from imgstore.leases import held
 from imgstore.listing import removal_of
 from imgstore.location import CATALOG
-from imgstore.quota import QuotaReport
+from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
-from imgstore.store.contents import Contents
+from imgstore.store.commits import ContainerCommits
+from imgstore.store.container_files import ContainerFiles
 from imgstore.store.transfers import Transfers, parse_config
+from imgstore.store.volumes import Volumes
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, Contents):
-    """A store: images, and the disks that show them. Make one with `open` or `create`; several processes may use one directory.
+class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes):
+    """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
+
+    Several processes may use one directory.
 
     Methods raise ImgstoreErrors only; which kinds mean what is in ``docs/reference/errors.md``. They may be called from several threads.
     """
@@ -88,18 +93,19 @@ class ImageStore(Transfers, Archives, Contents):
             self._images.name(self._images.find(reference), new)
 
     def remove(self, reference: str, *, force: bool = False, keep_parents: bool = False) -> Removal:
-        """Removes a name; with its last name the image, and the layers that no other image has.
+        """Removes a name; with its last name the image, and the layers that no other image has and no container stands on.
 
         Layers that a running pull needs stay, and go with the next removal. With an image go those that it was made from, as long as
         they have no name and nothing else was made from them.
 
         Args:
-            force: remove by id an image that has several tags, or names in several repositories.
+            force: remove also an image that containers were made from, which keep their disks; and by id one that has several tags, or
+                names in several repositories.
             keep_parents: let those stay that it was made from.
 
         Raises:
             NotFoundError: there is none.
-            InUseError: by id, and others were made from it, or it has several names.
+            InUseError: by id, and others were made from it, or it has several names; or a container was made from it.
         """
         with self._mended(), held(self._leases, NAMES):
             image = self.image(reference)
@@ -108,7 +114,7 @@ class ImageStore(Transfers, Archives, Contents):
         return removal_of(removed, image, layers)
 
     def prune(self, filters: Filters | None = None) -> PruneReport:
-        """Removes images without a tag, or all, and the layers that no image has then.
+        """Removes images without a tag, or all, that no container was made from, and the layers that nobody has then.
 
         Each image is removed by itself: what another names meanwhile stays, and an interrupt leaves the rest as it is.
 
@@ -144,7 +150,15 @@ class ImageStore(Transfers, Archives, Contents):
         Args:
             read_data: read all data too, compare them with their checksums, and make the tar of every layer again.
         """
-        return check_store(self._datastore, self._catalog, self._disks, self._images, read_data=read_data)
+        return check_store(
+            self._datastore,
+            self._catalog,
+            self._disks,
+            self._images,
+            self._containers,
+            self._live_disks,
+            read_data=read_data,
+        )
 
     def usage(self) -> Usage:
         """What takes how much space on the datastore, from the blocks that the file system counts."""
@@ -160,6 +174,8 @@ class ImageStore(Transfers, Archives, Contents):
             scratch_bytes=scratch,
             catalog_bytes=catalog,
             metadata_bytes=self._usage(layout.IMAGES) + self._usage(layout.REFERENCES),
+            containers=self._catalog.count_containers(),
+            container_bytes=measure(self._datastore, layout.CONTAINERS),
             staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
             free_bytes=free,
             capacity=self._disks.capacity,

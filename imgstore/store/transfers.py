@@ -9,7 +9,7 @@ from imgstore import gc
 from imgstore.answers import PullResult, PullStatus, PushResult, RemoteImage
 from imgstore.blobs import KnownBlobs
 from imgstore.errors import InvalidError
-from imgstore.image_filters import Filters
+from imgstore.filters import Filters
 from imgstore.images import names_of, parse_reference
 from imgstore.inquiries import describe_remote, parse_search_filters
 from imgstore.intake import NAMES

@@ -7,7 +7,8 @@ import pytest
 
 from imgstore.answers import Image
 from imgstore.errors import InvalidError, NotFoundError
-from imgstore.image_filters import compile_pattern, parse_boolean, parse_list_filters, parse_prune_filters
+from imgstore.filters import parse_boolean
+from imgstore.image_filters import compile_pattern, parse_list_filters, parse_prune_filters
 
 
 def image(name: str, day: int | None = 1, **options: object) -> Image:
