@@ -23,7 +23,8 @@ from imgstore.container_names import check_container_name, generate_container_na
 from imgstore.containers import CREATING, Containers, format_created
 from imgstore.datastores.datastore import Datastore
 from imgstore.disks import Disks
-from imgstore.errors import CorruptError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.errors import CorruptError, InvalidError, NotFoundError
+from imgstore.ext4.grow import grow_file_system
 from imgstore.gc import kept
 from imgstore.images import Images
 from imgstore.leases import Leases, held
@@ -175,7 +176,7 @@ class Creation:
             return
         with self._live_disks.edit(layout.container_disk(marker.id)) as device:
             if marker.capacity > plan.parent.size:
-                raise UnsupportedError(f"size of {marker.capacity} bytes: larger than the image's disk")
+                grow_file_system(device)
             if plan.vic_base:
                 add_base_structure(device, marker.config["Hostname"], time.time_ns())
 
