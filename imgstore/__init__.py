@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from imgstore.ext4.reader import FileStatus
     from imgstore.progress import ProgressEvent, ProgressSink, State
+    from imgstore.quota import QuotaReport
     from imgstore.rebuild import RebuildReport
     from imgstore.stop import Stop
     from imgstore.store import ImageStore
@@ -77,6 +78,7 @@ __all__ = [
     "PullResult",
     "PullStatus",
     "PushResult",
+    "QuotaReport",
     "RebuildReport",
     "RemoteImage",
     "Removal",
@@ -104,6 +106,7 @@ _ELSEWHERE = {
     "PullResult": "answers",
     "PullStatus": "answers",
     "PushResult": "answers",
+    "QuotaReport": "quota",
     "RebuildReport": "rebuild",
     "RemoteImage": "answers",
     "Removal": "answers",

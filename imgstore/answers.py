@@ -252,6 +252,8 @@ class Usage:
         disks: number of layer disks.
         disk_bytes: what these take with their markers and checksums, each counted once.
         metadata_bytes: what configs, manifests and names of images take.
+        containers: number of them.
+        container_bytes: what their disks and markers take.
         staged_bytes: what disks that are being made take, and leftovers of those that were not finished.
         free_bytes: what is left there, or None if nobody knows.
         capacity: size of each disk as a guest sees it.
@@ -263,6 +265,8 @@ class Usage:
     scratch_bytes: int
     catalog_bytes: int
     metadata_bytes: int
+    containers: int
+    container_bytes: int
     staged_bytes: int
     free_bytes: int | None
     capacity: int

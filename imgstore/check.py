@@ -11,12 +11,15 @@ from crc32c import crc32c
 
 from imgstore import layout
 from imgstore.blocks import GRAIN
-from imgstore.catalog.catalog import Catalog
+from imgstore.catalog.catalog import Catalog, ContainerRow
+from imgstore.containers import Containers, marker_of
 from imgstore.datastores.datastore import Datastore
 from imgstore.disks import Disks, layer_row
-from imgstore.errors import ImgstoreError, NotFoundError
+from imgstore.errors import ImgstoreError, InUseError, NotFoundError
 from imgstore.ext4.check import check_file_system
+from imgstore.ext4.recovery import recovered
 from imgstore.images import Images
+from imgstore.live_disks import LiveDisks
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.vmdk.chain import MAX_DEPTH
 from imgstore.vmdk.check import check_disk
@@ -43,9 +46,16 @@ class Finding:
 
 
 def check_store(
-    datastore: Datastore, catalog: Catalog, disks: Disks, images: Images, *, read_data: bool = False
+    datastore: Datastore,
+    catalog: Catalog,
+    disks: Disks,
+    images: Images,
+    containers: Containers,
+    live_disks: LiveDisks,
+    *,
+    read_data: bool = False,
 ) -> Iterator[Finding]:
-    """Looks at everything and changes nothing.
+    """Looks at everything and changes nothing. Disks that a guest has open are left out.
 
     Args:
         read_data: read every grain too, and compare it with its checksum; make the tar of each layer again, and compare its digest.
@@ -57,6 +67,7 @@ def check_store(
     yield from _check_images(images, catalog)
     yield from _check_references(images, catalog)
     yield from _check_file_systems(catalog, disks)
+    yield from _check_containers(datastore, catalog, containers, live_disks)
 
 
 def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_data: bool) -> Iterator[Finding]:
@@ -219,3 +230,41 @@ def _check_file_systems(catalog: Catalog, disks: Disks) -> Iterator[Finding]:
                     yield Finding(f"file system of {top}", f"{finding.object}: {finding.problem}", finding.offset)
         except ImgstoreError as error:
             yield Finding(layout.image_directory(image.id), str(error))
+
+
+def _check_containers(datastore: Datastore, catalog: Catalog, containers: Containers, live_disks: LiveDisks) -> Iterator[Finding]:
+    rows = {row.id: row for row in catalog.containers()}
+    there = set(containers.ids())
+    for container_id in sorted(there):
+        path = layout.container_marker(container_id)
+        try:
+            row = containers.read(container_id)
+        except ImgstoreError as error:
+            yield Finding(path, str(error))
+            continue
+        if rows.get(container_id) != row:
+            yield Finding(path, "the catalog says another thing of this container, or does not know it")
+        yield from _check_container_disk(live_disks, row)
+    for container_id in sorted(rows.keys() - there):
+        yield Finding("catalog", f"container {container_id} is not on the datastore")
+    for path in containers.stray_disks():
+        yield Finding(path, "no container has this disk")
+
+
+def _check_container_disk(live_disks: LiveDisks, row: ContainerRow) -> Iterator[Finding]:
+    """The disk, its chain, and the file system that it shows, unless that is the image's."""
+    path = layout.container_disk(row.id)
+    capacity = marker_of(row).capacity
+    try:
+        with live_disks.read(path) as chain:
+            if chain.size != capacity:
+                yield Finding(path, f"has a capacity of {chain.size} bytes, its marker says {capacity}")
+            for finding in check_disk(chain.files[-1]):
+                yield Finding(path, finding.problem, finding.offset)
+            if next(chain.own_ranges(), None) is not None:
+                for problem in check_file_system(recovered(chain)):
+                    yield Finding(f"file system of {path}", f"{problem.object}: {problem.problem}", problem.offset)
+    except InUseError:
+        return
+    except ImgstoreError as error:
+        yield Finding(path, str(error))

@@ -153,14 +153,17 @@ class Containers:
                 unfinished.abandon()
             return
         try:
-            files = self._files()
-            whole = {stem for stem, suffix in files if suffix == "json"}
-            for stem, suffix in files:
-                if stem not in whole and suffix == "vmdk":
-                    with contextlib.suppress(InUseError, NotFoundError):  # a guest that outlives its container ends some day
-                        self._live_disks.remove(layout.container_disk(stem))
+            for path in self.stray_disks():
+                with contextlib.suppress(InUseError, NotFoundError):  # a guest that outlives its container ends some day
+                    self._live_disks.remove(path)
         finally:
             lease.release()
+
+    def stray_disks(self) -> list[str]:
+        """Paths of disks without a marker: of containers that are being made or removed, or that nobody finished."""
+        files = self._files()
+        whole = {stem for stem, suffix in files if suffix == "json"}
+        return [layout.container_disk(stem) for stem, suffix in files if suffix == "vmdk" and stem not in whole]
 
     def read(self, container_id: str) -> ContainerRow:
         """A container, from what lies on the datastore.

@@ -23,7 +23,8 @@ from imgstore.container_names import check_container_name, generate_container_na
 from imgstore.containers import CREATING, Containers, format_created
 from imgstore.datastores.datastore import Datastore
 from imgstore.disks import Disks
-from imgstore.errors import CorruptError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.errors import CorruptError, InvalidError, NotFoundError
+from imgstore.ext4.grow import grow_file_system
 from imgstore.gc import kept
 from imgstore.images import Images
 from imgstore.leases import Leases, held
@@ -100,9 +101,8 @@ class Creation:
         """
         if not 1 <= count <= COUNT_MAX:
             raise InvalidError(f"{count} containers: from 1 to {COUNT_MAX} can be made at once")
-        chosen = check_container_name(prefix) if prefix is not None else f"{self._free_name()}_{secrets.token_hex(3)}"
-        names = [f"{chosen}-{number}" for number in range(1, count + 1)]
-        check_container_name(names[-1])  # the longest
+        chosen = f"{generate_container_name()}_{secrets.token_hex(3)}" if prefix is None else prefix
+        names = [check_container_name(f"{chosen}-{number}") for number in range(1, count + 1)]
         with self._planned(reference, options) as plan:
             return self._make(plan, names)
 
@@ -176,7 +176,7 @@ class Creation:
             return
         with self._live_disks.edit(layout.container_disk(marker.id)) as device:
             if marker.capacity > plan.parent.size:
-                raise UnsupportedError(f"size of {marker.capacity} bytes: larger than the image's disk")
+                grow_file_system(device)
             if plan.vic_base:
                 add_base_structure(device, marker.config["Hostname"], time.time_ns())
 

@@ -159,19 +159,21 @@ class Images:
         """Removes a name, and the image with its last one; by id, all its names and the image.
 
         An image that others were made from is kept, without a name. With an image go those that it was made from, as long as they have
-        no name and nothing else was made from them.
+        no name, and neither other images nor containers were made from them.
 
         Source: moby ``daemon/images/image_delete.go``.
 
         Raises:
             NoSuchImageError: there is none.
             InUseError: by id, and others were made from it; or, unless ``force``, it has more than one tag, or names in several
-                repositories.
+                repositories; or the image would go, and a container was made from it.
         """
         image = self.find(text)
         references = self._catalog.references(image.id)
         named = None if names_id(text, image.id) else self._reference_row(text)
         if named is not None:
+            if not force and _is_single(references):
+                self._check_unused(image, text)
             going = _with_digests(named, references)
         else:
             self._check_removable(image, references, force=force)
@@ -182,10 +184,10 @@ class Images:
         return self._delete(image, going, keep_parents=keep_parents, by_name=named is not None)
 
     def remove_unused(self, image_id: str, *, tagged: bool) -> Removed:
-        """Removes an image with all its names, unless others were made from it, or it has a tag and ``tagged`` is False."""
+        """Removes an image with all its names, unless images or containers were made from it, or it has a tag and ``tagged`` is False."""
         image = self._catalog.image(image_id)
         references = self._catalog.references(image_id)
-        if image is None or self._catalog.children(image_id) or (not tagged and not all(map(_is_digest, references))):
+        if image is None or self._has_users(image_id) or (not tagged and not all(map(_is_digest, references))):
             return Removed()
         return self._delete(image, references, keep_parents=False, by_name=bool(references))
 
@@ -198,6 +200,24 @@ class Images:
                 f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories",
                 hint="remove it by its names, or use --force",
             )
+        container = None if force else self._catalog.container_of(image.id)
+        if container is not None:
+            raise InUseError(
+                f"conflict: unable to delete {short} (must be forced) - image is being used by stopped container {container[:12]}",
+                hint="remove its containers, or use --force",
+            )
+
+    def _check_unused(self, image: ImageRow, text: str) -> None:
+        container = self._catalog.container_of(image.id)
+        if container is not None:
+            raise InUseError(
+                f'conflict: unable to remove repository reference "{text}" (must force) - '
+                f"container {container[:12]} is using its referenced image {layout.hex_of(image.id)[:12]}",
+                hint="remove its containers, or use --force",
+            )
+
+    def _has_users(self, image_id: str) -> bool:
+        return bool(self._catalog.children(image_id)) or self._catalog.container_of(image_id) is not None
 
     def _delete(self, image: ImageRow, references: Sequence[ReferenceRow], *, keep_parents: bool, by_name: bool) -> Removed:
         self._delete_image(image.id)
@@ -205,7 +225,7 @@ class Images:
         ids = [image.id]
         parent = None if keep_parents else image.parent
         while parent is not None and (row := self._catalog.image(parent)) is not None:
-            if self._catalog.references(parent) or self._catalog.children(parent):
+            if self._catalog.references(parent) or self._has_users(parent):
                 break
             self._delete_image(parent)
             ids.append(parent)

@@ -19,7 +19,7 @@ from imgstore.vmdk.editor import EditedDisk
 from imgstore.vmdk.intent import apply_intent
 
 _MAX_INTENT = 1 << 30
-"""Bytes: the intent of rewriting a whole disk of 2 TiB has half of that."""
+"""Bytes that are read of an intent: that of rewriting a whole disk of 2 TiB has half of that."""
 
 
 class Parent(Protocol):
@@ -214,7 +214,8 @@ class _Intent:
     def read(self) -> bytes | None:
         if not self._datastore.exists(self._path):
             return None
-        return self._datastore.read_bytes(self._path, _MAX_INTENT)
+        with self._datastore.open(self._path) as file:
+            return file.pread(0, min(file.size, _MAX_INTENT))
 
     def write(self, intent: bytes) -> None:
         self._datastore.write_atomic(self._path, intent)

@@ -14,6 +14,9 @@ from imgstore.errors import InvalidError
 
 _LENGTH_MAX = 4095
 
+_MODES = frozenset({"ro", "rw", "nocopy", "z", "Z"})
+"""What may stand behind a volume; ``z`` and ``Z`` are for SELinux, and say nothing here."""
+
 
 def plan_mounts(given: Sequence[Mount], image_volumes: Iterable[str]) -> list[Mount]:
     """The mounts of a container: those that are given, then the volumes that its image declares at other places.
@@ -36,6 +39,21 @@ def plan_mounts(given: Sequence[Mount], image_volumes: Iterable[str]) -> list[Mo
         destination = _normal(posixpath.join("/", path))
         planned.setdefault(destination, Mount("", destination))
     return list(planned.values())
+
+
+def parse_bind(text: str) -> Mount:
+    """A mount as ``docker run -v`` takes it: ``name:/path``, ``name:/path:ro``, or ``/path`` for a volume without a name.
+
+    Raises:
+        InvalidError: it is malformed, or names a directory of the host; the words of vSphere Integrated Containers.
+    """
+    volume, destination, mode = ("", text, "") if ":" not in text else (*text.split(":", 2), "")[:3]
+    if volume.startswith(("/", ".", "~")):
+        raise InvalidError("mounting directories as a data volume is not supported.")
+    modes = set(mode.split(",")) - {""}
+    if not destination.startswith("/") or (":" in text and not volume) or not modes <= _MODES or {"ro", "rw"} <= modes:
+        raise InvalidError(f"volume bind input is invalid: -v {text[:_LENGTH_MAX]}")
+    return Mount(volume, destination, "ro" in modes, "nocopy" in modes)
 
 
 def _normal(destination: str) -> str:

@@ -6,17 +6,17 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 import click
 
+from imgstore.cli.groups import Commands, LazyGroup
 from imgstore.cli.session import Session
 from imgstore.cli.signals import signals_raised
 
 PROGRAM = "imgstore"
 COMPLETION_VARIABLE = "_IMGSTORE_COMPLETE"
 
-COMMANDS = {
+COMMANDS: Commands = {
     "pull": ("pull", "pull", "Pull an image into a chain of VMDK snapshot disks."),
     "push": ("push", "push", "Push an image to a registry."),
     "images": ("images", "images", "List the images of the store."),
@@ -32,8 +32,10 @@ COMMANDS = {
     "save": ("archives", "save", "Save images to a tar archive."),
     "load": ("archives", "load", "Load images from a tar archive."),
     "import": ("archives", "import_tree", "Make an image of one layer from a tar archive of a file tree."),
+    "container": ("containers", "container", "Make, list and remove containers."),
     "check": ("store", "check", "Check catalog, disks, chains and file systems."),
     "df": ("store", "usage", "Show what takes space, and how much is free."),
+    "quota": ("store", "quota", "Show or set how much the store may take."),
     "login": ("registry", "login", "Log in to a registry."),
     "logout": ("registry", "logout", "Remove the login to a registry."),
     "tags": ("registry", "tags", "List the tags of a repository."),
@@ -42,28 +44,6 @@ COMMANDS = {
     "init": ("store", "init", "Make a store."),
     "rebuild": ("store", "rebuild", "Make the catalog again from the datastore."),
 }
-"""Name of a subcommand to (module in ``imgstore.cli``, object, summary), in the order of the help.
-
-The summary is the first line of the command's own help: here too, so that ``imgstore --help`` imports no command.
-"""
-
-
-class LazyGroup(click.Group):
-    """A group that imports the module of a subcommand when it is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, name, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"imgstore.cli.{module}"), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -79,7 +59,9 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     ctx.exit()
 
 
-@click.group(PROGRAM, cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    PROGRAM, cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "--store",
     "location",

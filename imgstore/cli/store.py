@@ -1,4 +1,4 @@
-"""``imgstore check``, ``df``, ``init`` and ``rebuild``: the store as a whole."""
+"""``imgstore check``, ``df``, ``quota``, ``init`` and ``rebuild``: the store as a whole."""
 
 from __future__ import annotations
 
@@ -72,6 +72,44 @@ def usage(session: Session, verbose: bool) -> None:
 
 
 @click.command()
+@click.argument("limit", metavar="[SIZE|none]", required=False)
+@output.format_option
+@click.pass_obj
+def quota(session: Session, limit: str | None) -> None:
+    """Show or set how much the store may take.
+
+    SIZE, for example 200GiB, limits what images, containers and volumes take together on the datastore, for everyone who opens this store.
+    "none" takes the limit away.
+    """
+    size = None if limit is None or limit == "none" else units.parse_size(limit)
+    with session.open_store() as store:
+        if limit is not None:
+            store.set_quota(size)
+        report = store.quota()
+    if session.json:
+        output.print_json(
+            {
+                "limit": report.limit,
+                "used": report.used,
+                "images": report.images,
+                "containers": report.containers,
+                "volumes": report.volumes,
+                "reserved": report.reserved,
+            }
+        )
+        return
+    rows = [
+        ["Limit", "none" if report.limit is None else units.format_size(report.limit)],
+        ["Used", units.format_size(report.used)],
+        ["Images", units.format_size(report.images)],
+        ["Containers", units.format_size(report.containers)],
+        ["Volumes", units.format_size(report.volumes)],
+        ["Reserved", units.format_size(report.reserved)],
+    ]
+    output.print_table(["TYPE", "SIZE"], rows)
+
+
+@click.command()
 @click.option(
     "--disk-size",
     metavar="SIZE",
@@ -125,6 +163,7 @@ def _rows(used: Usage) -> list[list[str]]:
         ["Layer disks", str(used.disks), units.format_size(used.disk_bytes)],
         ["Scratch disk", "", units.format_size(used.scratch_bytes)],
         ["Configs and names", "", units.format_size(used.metadata_bytes)],
+        ["Containers", str(used.containers), units.format_size(used.container_bytes)],
         ["Catalog", "", units.format_size(used.catalog_bytes)],
         ["Unfinished", "", units.format_size(used.staged_bytes)],
         ["Free space", "", "unknown" if used.free_bytes is None else units.format_size(used.free_bytes)],
@@ -149,6 +188,8 @@ def _describe(used: Usage) -> dict[str, object]:
         "scratch_bytes": used.scratch_bytes,
         "catalog_bytes": used.catalog_bytes,
         "metadata_bytes": used.metadata_bytes,
+        "containers": used.containers,
+        "container_bytes": used.container_bytes,
         "staged_bytes": used.staged_bytes,
         "free_bytes": used.free_bytes,
         "disk_size": used.capacity,

@@ -1,4 +1,4 @@
-"""Formats a device: an empty ext4 whose bytes depend on nothing but the size.
+"""Formats a device: an empty ext4 whose bytes depend on nothing but the size and the UUID.
 
 All metadata lie packed at the front (superblock, descriptors, block bitmaps, inode bitmaps, inode tables, root directory, journal);
 behind them is one run of free blocks up to the end, without backup superblocks in it. This is what ``mke2fs -O sparse_super2,
@@ -7,7 +7,8 @@ behind them is one run of free blocks up to the end, without backup superblocks 
 
 from __future__ import annotations
 
-import uuid
+import hashlib
+from uuid import UUID
 
 from imgstore.blocks import WritableBlockDevice
 from imgstore.errors import InvalidError
@@ -45,7 +46,7 @@ MAXIMUM_SIZE = (2 << 40) - (64 << 10)
 SIZE_MULTIPLE = 64 << 10
 
 _BYTES_PER_INODE = 16384
-_UUID = uuid.UUID("6d1f0c5e-8f3a-5c47-9d0e-3a7b2e64c1d8").bytes
+_UUID = UUID("6d1f0c5e-8f3a-5c47-9d0e-3a7b2e64c1d8").bytes
 _HASH_SEED = (0x5A3C9E17, 0xC46F7DA1, 0x91B02D8E, 0x2E85F6C3)
 _DEFAULT_XATTR_AND_ACL = 0x4 | 0x8
 _COMPAT = CompatFeature.HAS_JOURNAL | CompatFeature.EXT_ATTR | CompatFeature.DIR_INDEX | CompatFeature.SPARSE_SUPER2
@@ -60,15 +61,27 @@ _RO_COMPAT = (
 )
 
 
-def format_file_system(device: WritableBlockDevice) -> None:
+def format_file_system(device: WritableBlockDevice, *, uuid: bytes | None = None) -> None:
     """Writes an empty file system that fills ``device``.
 
-    The device must read as zeros before; only what is not zero is written. Same size, same bytes. Of a disk of 32 GiB a
+    The device must read as zeros before; only what is not zero is written. Same size and UUID, same bytes. Of a disk of 32 GiB a
     handful of 64-KiB grains is touched. After a crash the device is unusable: format another.
 
+    Args:
+        uuid: 16 bytes by which a machine tells this file system from all others; its checksum and hash seeds follow. None: the one
+            of all image disks, which must not differ from pull to pull.
+
     Raises:
-        InvalidError: the size is not a multiple of 64 KiB from ``MINIMUM_SIZE`` (64 MiB) to ``MAXIMUM_SIZE`` (2 TiB - 64 KiB).
+        InvalidError: the size is not a multiple of 64 KiB from ``MINIMUM_SIZE`` (64 MiB) to ``MAXIMUM_SIZE`` (2 TiB - 64 KiB), or
+            the UUID is none.
     """
+    hash_seed: tuple[int, ...] = _HASH_SEED
+    if uuid is None:
+        uuid = _UUID
+    elif len(uuid) != 16 or not any(uuid):
+        raise InvalidError(f"a file system with UUID {uuid.hex()}: it must have 16 bytes, not all zero")
+    else:
+        hash_seed = _words(hashlib.sha256(uuid).digest()[:16])
     if not MINIMUM_SIZE <= device.size <= MAXIMUM_SIZE or device.size % SIZE_MULTIPLE:
         raise InvalidError(
             f"a file system of {device.size} bytes: the size must be a multiple of {SIZE_MULTIPLE} from {MINIMUM_SIZE} to {MAXIMUM_SIZE}"
@@ -76,7 +89,7 @@ def format_file_system(device: WritableBlockDevice) -> None:
     blocks = device.size // BLOCK_SIZE
     groups = -(-blocks // BLOCKS_PER_GROUP)
     inodes = min(blocks, BLOCKS_PER_GROUP) * BLOCK_SIZE // _BYTES_PER_INODE
-    seed = checksums.update(checksums.ALL_ONES, _UUID)
+    seed = checksums.update(checksums.ALL_ONES, uuid)
     geometry = Geometry(
         blocks=blocks,
         groups=groups,
@@ -134,9 +147,9 @@ def format_file_system(device: WritableBlockDevice) -> None:
         checksum = checksums.inode(seed, number, node.to_bytes())
         node.checksum_lo, node.checksum_hi = checksum & 0xFFFF, checksum >> 16
         device.write(table.inode_offset(number), node.to_bytes())
-    content, _ = encode_directory({}, ROOT_INODE, ROOT_INODE, checksums.inode_seed(seed, ROOT_INODE, 0), _HASH_SEED)
+    content, _ = encode_directory({}, ROOT_INODE, ROOT_INODE, checksums.inode_seed(seed, ROOT_INODE, 0), hash_seed)
     device.write(root_block * BLOCK_SIZE, content[0])
-    device.write(journal_block * BLOCK_SIZE, encode_journal(journal, _UUID))
+    device.write(journal_block * BLOCK_SIZE, encode_journal(journal, uuid))
 
     device.write(TABLE_BLOCK * BLOCK_SIZE, b"".join(map(table.descriptor, range(groups))))
     super_block = SuperBlock(
@@ -148,9 +161,9 @@ def format_file_system(device: WritableBlockDevice) -> None:
         feature_compat=_COMPAT,
         feature_incompat=_INCOMPAT,
         feature_ro_compat=_RO_COMPAT,
-        uuid=_UUID,
+        uuid=uuid,
         journal_inum=JOURNAL_INODE,
-        hash_seed=_HASH_SEED,
+        hash_seed=hash_seed,
         def_hash_version=HALF_MD4,
         jnl_backup_type=1,
         jnl_blocks=(*_words(log.block), 0, log.size_lo),

@@ -21,6 +21,18 @@ from imgstore.ext4.structures import (
 
 _LOW = struct.Struct("<IIIHHHHIHHHH")
 _HIGH = struct.Struct("<IIIHHHHIHHI")
+_COLUMNS = (
+    "block_bitmap",
+    "inode_bitmap",
+    "inode_table",
+    "free_blocks",
+    "free_inodes",
+    "used_dirs",
+    "flags",
+    "block_bitmap_checksum",
+    "inode_bitmap_checksum",
+    "itable_unused",
+)
 TABLE_BLOCK = 1
 """The descriptors follow the superblock's block."""
 
@@ -45,6 +57,14 @@ class GroupTable:
         self.inode_bitmap_checksum = [0] * count
         self.itable_unused = [0] * count
         self.changed: set[int] = set()
+
+    def resized(self, geometry: Geometry) -> GroupTable:
+        """A copy with as many groups as ``geometry`` has; the descriptors of those that are new are all zero."""
+        table = GroupTable(geometry)
+        for name in _COLUMNS:
+            column = getattr(self, name)[: geometry.groups]
+            getattr(table, name)[: len(column)] = column
+        return table
 
     @classmethod
     def load(cls, device: BlockDevice, geometry: Geometry) -> GroupTable:

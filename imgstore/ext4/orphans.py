@@ -102,8 +102,8 @@ class _Removal:
         self._pages = pages
         self._file_system = file_system
         self._seed = seed
-        self._blocks = BlockAllocator(pages, geometry, groups, BaseMetadata(file_system.super_block, groups))
-        self._inodes = InodeAllocator(pages, geometry, groups)
+        self._blocks = BlockAllocator(pages, geometry, groups, BaseMetadata(file_system.super_block, groups), reuse=True)
+        self._inodes = InodeAllocator(pages, geometry, groups, reuse=True)
         self._table = InodeTable(pages, groups, seed)
 
     def release(self, node: Node) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from imgstore.blocks import WritableBlockDevice
 from imgstore.changes import NO_XATTRS, Change, Entry, FileType, HardLink, Opaque, Whiteout
-from imgstore.errors import UnsupportedError
 from imgstore.ext4.allocation import BlockAllocator, FileSystemFullError, InodeAllocator
 from imgstore.ext4.directories import DIRECTORY_TYPE, TYPE_MASK
+from imgstore.ext4.features import prove_writable
 from imgstore.ext4.geometry import SUPER_OFFSET, write_super_block
 from imgstore.ext4.groups import BaseMetadata
 from imgstore.ext4.inode_writer import Attributes, ChangeError, InodeWriter
@@ -22,20 +22,10 @@ from imgstore.ext4.inodes import DIRENT_TYPES
 from imgstore.ext4.pages import WritablePageCache
 from imgstore.ext4.reader import FileSystem, show_path
 from imgstore.ext4.stream import BlockStream
-from imgstore.ext4.structures import INODE_SIZE, LINK_MAX, CompatFeature, IncompatFeature, RoCompatFeature
+from imgstore.ext4.structures import LINK_MAX
 from imgstore.ext4.tree import Directory, DirectoryTree
 from imgstore.ext4.xattrs import XattrsError
 
-_WRITABLE_INCOMPAT = IncompatFeature.FILETYPE | IncompatFeature.EXTENTS | IncompatFeature.FLEX_BG | IncompatFeature.CSUM_SEED
-_REQUIRED_INCOMPAT = IncompatFeature.FILETYPE | IncompatFeature.EXTENTS
-_WRITABLE_RO_COMPAT = (
-    RoCompatFeature.SPARSE_SUPER
-    | RoCompatFeature.LARGE_FILE
-    | RoCompatFeature.HUGE_FILE
-    | RoCompatFeature.DIR_NLINK
-    | RoCompatFeature.EXTRA_ISIZE
-    | RoCompatFeature.METADATA_CSUM
-)
 _LARGEST_ID = (1 << 32) - 2
 
 
@@ -91,7 +81,7 @@ class LayerWriter:
         self._file_system = FileSystem(self._pages)
         self._geometry = self._file_system.geometry
         self._groups = self._file_system.groups
-        self._prove_writable()
+        prove_writable(self._file_system.super_block, self._geometry)
         base = BaseMetadata(self._file_system.super_block, self._groups)
         self._blocks = BlockAllocator(self._pages, self._geometry, self._groups, base, reuse=now_ns is not None)
         self._inodes = InodeAllocator(self._pages, self._geometry, self._groups, reuse=now_ns is not None)
@@ -100,25 +90,6 @@ class LayerWriter:
         self._implied = Attributes(0o755, 0, 0, now_ns or 0, NO_XATTRS)
         self._stream = stream
         self._tree = DirectoryTree(self._file_system, self._inodes)
-
-    def _prove_writable(self) -> None:
-        super_block, where = self._file_system.super_block, f"SuperBlock at byte {SUPER_OFFSET}"
-        incompat, ro_compat = super_block.feature_incompat, super_block.feature_ro_compat
-        if incompat & ~int(_WRITABLE_INCOMPAT) or incompat & _REQUIRED_INCOMPAT != _REQUIRED_INCOMPAT:
-            raise UnsupportedError(f"{where}: cannot write with incompatible features {IncompatFeature(incompat)!r}")
-        if ro_compat & ~int(_WRITABLE_RO_COMPAT) or self._geometry.checksum_seed is None:
-            raise UnsupportedError(f"{where}: cannot write with read-only features {RoCompatFeature(ro_compat)!r}")
-        if not super_block.feature_compat & CompatFeature.DIR_INDEX:
-            raise UnsupportedError(
-                f"{where}: cannot write without dir_index, compatible features are {super_block.feature_compat:#x}"
-            )
-        if self._geometry.inode_size != INODE_SIZE:
-            raise UnsupportedError(f"{where}: cannot write inodes of {self._geometry.inode_size} bytes")
-        if super_block.state != 1 or super_block.last_orphan:
-            raise UnsupportedError(
-                f"{where}: state is {super_block.state}, orphans start at inode {super_block.last_orphan}",
-                hint="run e2fsck on the file system",
-            )
 
     def apply(self, change: Change) -> None:
         """Applies one Change; the data of an Entry are read to their end.

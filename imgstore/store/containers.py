@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from imgstore import layout
+from imgstore import gc, layout
 from imgstore.answers import Container, Mount
 from imgstore.container_filters import parse_list_filters, parse_prune_filters
 from imgstore.creation import CreateOptions, Creation
 from imgstore.errors import InUseError, InvalidError, NotFoundError
 from imgstore.filters import Filters
 from imgstore.images import NoSuchImageError
+from imgstore.intake import NAMES
+from imgstore.leases import held
 from imgstore.store.contents import Contents
 from imgstore.vmdk.chain import open_chain
 
@@ -146,6 +148,7 @@ class Containers(Contents):
         container = self.container(reference)
         with self._mended():
             self._containers.remove(container.id)
+            self._collect_after([container])
         return container
 
     def prune_containers(self, filters: Filters | None = None) -> tuple[list[Container], int]:
@@ -165,7 +168,15 @@ class Containers(Contents):
             with contextlib.suppress(InUseError, NotFoundError), self._mended():
                 self._containers.remove(container.id)
                 removed.append(container)
+        with self._mended():
+            self._collect_after(removed)
         return removed, sum(container.size_rw for container in removed)
+
+    def _collect_after(self, removed: Sequence[Container]) -> None:
+        """Removes the layers that nobody has any more, where the image of a container was removed before it."""
+        if any(self._catalog.image(image_id) is None for image_id in {container.image_id for container in removed}):
+            with held(self._leases, NAMES):
+                gc.collect(self._disks, self._catalog, self._leases)
 
     def _creation(self) -> Creation:
         return Creation(

@@ -23,7 +23,7 @@ from imgstore.intake import NAMES
 from imgstore.leases import held
 from imgstore.listing import removal_of
 from imgstore.location import CATALOG
-from imgstore.quota import QuotaReport
+from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
 from imgstore.store.containers import Containers
 from imgstore.store.transfers import Transfers, parse_config
@@ -91,18 +91,19 @@ class ImageStore(Transfers, Archives, Containers):
             self._images.name(self._images.find(reference), new)
 
     def remove(self, reference: str, *, force: bool = False, keep_parents: bool = False) -> Removal:
-        """Removes a name; with its last name the image, and the layers that no other image has.
+        """Removes a name; with its last name the image, and the layers that no other image has and no container stands on.
 
         Layers that a running pull needs stay, and go with the next removal. With an image go those that it was made from, as long as
         they have no name and nothing else was made from them.
 
         Args:
-            force: remove by id an image that has several tags, or names in several repositories.
+            force: remove also an image that containers were made from, which keep their disks; and by id one that has several tags, or
+                names in several repositories.
             keep_parents: let those stay that it was made from.
 
         Raises:
             NotFoundError: there is none.
-            InUseError: by id, and others were made from it, or it has several names.
+            InUseError: by id, and others were made from it, or it has several names; or a container was made from it.
         """
         with self._mended(), held(self._leases, NAMES):
             image = self.image(reference)
@@ -111,7 +112,7 @@ class ImageStore(Transfers, Archives, Containers):
         return removal_of(removed, image, layers)
 
     def prune(self, filters: Filters | None = None) -> PruneReport:
-        """Removes images without a tag, or all, and the layers that no image has then.
+        """Removes images without a tag, or all, that no container was made from, and the layers that nobody has then.
 
         Each image is removed by itself: what another names meanwhile stays, and an interrupt leaves the rest as it is.
 
@@ -147,7 +148,15 @@ class ImageStore(Transfers, Archives, Containers):
         Args:
             read_data: read all data too, compare them with their checksums, and make the tar of every layer again.
         """
-        return check_store(self._datastore, self._catalog, self._disks, self._images, read_data=read_data)
+        return check_store(
+            self._datastore,
+            self._catalog,
+            self._disks,
+            self._images,
+            self._containers,
+            self._live_disks,
+            read_data=read_data,
+        )
 
     def usage(self) -> Usage:
         """What takes how much space on the datastore, from the blocks that the file system counts."""
@@ -163,6 +172,8 @@ class ImageStore(Transfers, Archives, Containers):
             scratch_bytes=scratch,
             catalog_bytes=catalog,
             metadata_bytes=self._usage(layout.IMAGES) + self._usage(layout.REFERENCES),
+            containers=self._catalog.count_containers(),
+            container_bytes=measure(self._datastore, layout.CONTAINERS),
             staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
             free_bytes=free,
             capacity=self._disks.capacity,

@@ -139,6 +139,7 @@ class _Places:
 
     Raises:
         CorruptError: a table entry points where no grain can be, or two to the same place.
+        UnsupportedError: grains lie at odd places.
     """
 
     def __init__(self, disk: HostedDisk) -> None:
@@ -204,19 +205,25 @@ class _Places:
 
 def _free_places(disk: HostedDisk) -> tuple[list[tuple[int, int]], int]:
     """The runs (sector, grains) between grains that no table names, descending, and the sector after the last grain."""
-    used = array("I")
+    named = bytearray(disk.file.size // GRAIN)  # at most 32 MiB, for a file of 2 TiB
+    grains = 0
     for table in disk.grain_tables().values():
-        used.extend(filter(None, table))
+        for sector in filter(None, table):
+            place, rest = divmod(sector, GRAIN_SECTORS)
+            if rest:
+                raise UnsupportedError(f"{disk.path}: the grain at sector {sector} does not lie at a multiple of {GRAIN_SECTORS}")
+            named[place] = 1
+            grains += 1
+    if (places := named.count(1)) != grains:
+        raise CorruptError(f"{disk.path}: {grains} grains lie at {places} places; who writes one of them would change another")
+    first = -(-disk.header.overhead // GRAIN_SECTORS)
+    end = max(first, named.rfind(1) + 1)
     free = []
-    end = disk.header.overhead
-    for sector in sorted(used):
-        if sector < end:
-            raise CorruptError(f"{disk.path}: two grains lie at sector {sector}, or one over the other; it cannot be written")
-        start = _aligned(end)
-        if sector - start >= GRAIN_SECTORS:
-            free.append((start, (sector - start) // GRAIN_SECTORS))
-        end = sector + GRAIN_SECTORS
-    return free[::-1], _aligned(end)
+    position = first
+    while (start := named.find(0, position, end)) >= 0:
+        position = named.find(1, start, end)
+        free.append((start * GRAIN_SECTORS, position - start))
+    return free[::-1], end * GRAIN_SECTORS
 
 
 def _runs(sectors: array[int]) -> Iterator[tuple[int, int]]:
@@ -228,7 +235,3 @@ def _runs(sectors: array[int]) -> Iterator[tuple[int, int]]:
         len(ordered),
     ]
     return ((ordered[start], end - start) for start, end in pairwise(cuts) if end > start)
-
-
-def _aligned(sector: int) -> int:
-    return -(-sector // GRAIN_SECTORS) * GRAIN_SECTORS

@@ -13,7 +13,7 @@ _SECOND = 10**9
 
 def changes(before: Tree, after: Tree, *, exact: bool = False) -> list[tuple[bytes, int]]:
     """(path, kind) of what docker lists, sorted by path; ``exact`` compares all that the trees know, which docker does not."""
-    found = {path: ADDED for path in after.keys() - before.keys()}
+    found = dict.fromkeys(after.keys() - before.keys(), ADDED)
     for path in before.keys() - after.keys():
         above = after.get(_above(path))
         if above is not None and above.type == stat.S_IFDIR:
