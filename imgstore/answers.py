@@ -131,6 +131,88 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeSnapshot:
+    """What a volume was at one moment; ``disk`` is the path of the disk that shows it, which is not written any more."""
+
+    name: str
+    created: datetime
+    disk: str
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume of the store.
+
+    Attributes:
+        store: name of the volume store where it lies.
+        driver: as it was asked for: ``local`` and ``vsphere`` mean the same.
+        options: of the driver, as they were given.
+        capacity: of its disk in bytes.
+        disk: path of the disk that is written.
+        image: reference of the image that its first contents came from, or empty.
+        snapshots: oldest first.
+        size: bytes that its disks take on the datastore, without those that other volumes need too.
+        used_by: ids of the containers that have it.
+        anonymous: nobody gave it a name.
+    """
+
+    name: str
+    store: str
+    driver: str
+    options: Mapping[str, str]
+    labels: Mapping[str, str]
+    created: datetime
+    capacity: int
+    disk: str
+    image: str
+    snapshots: tuple[VolumeSnapshot, ...]
+    size: int
+    used_by: tuple[str, ...]
+    anonymous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePruneReport:
+    """What a prune of volumes removed: their names, and the bytes that their disks took."""
+
+    names: tuple[str, ...]
+    reclaimed: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeUsage:
+    """What a volume takes and holds, in bytes.
+
+    Attributes:
+        size: that its disks take on the datastore, without those that other volumes need too.
+        used, free: what the file system says of its blocks; None where it cannot be read now, because a guest writes it.
+    """
+
+    name: str
+    store: str
+    capacity: int
+    size: int
+    used: int | None
+    free: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStoreInfo:
+    """A place for volumes.
+
+    Attributes:
+        location: its directory, absolute, or ``mem://``; empty where nobody knows.
+        volumes: how many lie there.
+        problem: why it cannot be used, or None.
+    """
+
+    name: str
+    location: str
+    volumes: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Removal:
     """What a removal did.
 

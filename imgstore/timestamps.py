@@ -24,6 +24,12 @@ _DATE = re.compile(
 )
 
 
+def format_timestamp(time_ns: int) -> str:
+    """Nanoseconds since the epoch as RFC 3339 has it, in UTC, with all nine digits."""
+    seconds, nanoseconds = divmod(time_ns, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
 def parse_timestamp(text: str, now: datetime | None = None) -> datetime:
     """Reads seconds since the epoch (``1700000000.5``), a date or time of RFC 3339 (``2024-05-01``, ``2024-05-01T12:30Z``), or how long
     ago it was (``10m``, ``1h30m``). What names no zone is in this machine's.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from tests.images.layer import LayerTar
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 """cap_net_bind_service=ep."""
 
-WIDE = 3000
+WIDE = 600
 """Names in the directory ``wide``: more than fit into one block."""
 
 
@@ -24,7 +26,8 @@ def make_tree(tar: Path) -> None:
             layer.directory(name)
         for name in ("bin/sh", "etc/passwd", "etc/shadow", "usr/lib/a/one", "usr/lib/a/two", "usr/lib/b/one", "var/log/messages"):
             layer.file(name, name.encode() * 1000)
-        layer.directory("/".join(["deep"] * 30))
+        for depth in range(1, 31):
+            layer.directory("/".join(["deep"] * depth))
         layer.file("/".join(["deep"] * 30) + "/file", b"deep")
         layer.file("links/first", b"linked")
         for name in ("links/second", "links/third", "usr/lib/b/fourth"):
@@ -72,7 +75,7 @@ def _change_attributes(root: Path) -> None:
     os.chown(root / "etc/passwd", 1000, 70000)
     (root / "usr/lib/a").chmod(0o2750)
     os.chown(root / "links/symbolic", 5, 5, follow_symlinks=False)
-    (root / "wide/name-01234").chmod(0o4755)
+    (root / "wide/name-00123").chmod(0o4755)
 
 
 def _touch(root: Path) -> None:
@@ -124,7 +127,7 @@ def _replace_types(root: Path) -> None:
     (root / "usr/lib").write_bytes(b"no directory")
     (root / "links/symbolic").unlink()
     (root / "links/symbolic").write_bytes(b"no link")
-    (root / "empty").rmdir()
+    shutil.rmtree(root / "empty")
     (root / "empty").symlink_to("etc")
 
 
@@ -175,7 +178,7 @@ def _make_nodes(root: Path) -> None:
 
 def _fill_directory(root: Path) -> None:
     (root / "empty/many").mkdir()
-    for number in range(2000):
+    for number in range(1000):
         (root / f"empty/many/{number:06}").touch()
         (root / f"wide/more-{number:06}").touch()
     for number in range(0, WIDE, 2):
@@ -194,7 +197,7 @@ def _nothing(root: Path) -> None:
 
 def _touch_many(root: Path) -> None:
     """More files of unchanged directories than are looked for one by one."""
-    for number in range(0, WIDE, 100):
+    for number in range(0, WIDE, 50):
         os.utime(root / f"wide/name-{number:05}")
     for name in ("bin/sh", "usr/lib/a/one", "links/first"):
         os.utime(root / name)
@@ -226,3 +229,30 @@ EDITS: dict[str, Callable[[Path], None]] = {
         _fill_directory,
     )
 }
+
+
+def edit_at_random(root: Path, choice: random.Random, count: int) -> None:
+    """Does ``count`` things, each to files that are there by then; what the kernel refuses is left out."""
+    for number in range(count):
+        files = sorted(path for path in root.rglob("*") if path.parent.name != "wide" or path.name.endswith("0"))
+        directories = [path for path in files if path.is_dir() and not path.is_symlink()]
+        with contextlib.suppress(OSError):
+            _do_one(choice, number, choice.choice(files), choice.choice(files), choice.choice(directories) / f"random-{number}")
+
+
+def _do_one(choice: random.Random, number: int, one: Path, other: Path, new: Path) -> None:
+    acts: list[Callable[[], object]] = [
+        lambda: new.write_bytes(choice.randbytes(choice.choice([0, 10, 5000, 100_000]))),
+        lambda: new.mkdir(),
+        lambda: new.symlink_to("t" * choice.choice([5, 100])),
+        lambda: one.rename(new),
+        lambda: one.rename(other),
+        lambda: os.link(one, new, follow_symlinks=False),
+        lambda: one.unlink(),
+        lambda: shutil.rmtree(one),
+        lambda: one.write_bytes(choice.randbytes(100)),
+        lambda: os.chown(one, number, number, follow_symlinks=False),
+        lambda: os.setxattr(one, "user.number", b"%d" % number * choice.choice([1, 500]), follow_symlinks=False),
+        lambda: os.utime(one, ns=(number, number), follow_symlinks=False),
+    ]
+    choice.choice(acts)()

@@ -379,6 +379,16 @@ class Catalog:
                 ).scalars()
             )
 
+    def volume_users(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the containers that have a volume, by its name."""
+        mounts = tables.container_volumes.c
+        query = select(mounts.volume, mounts.container_id).order_by(mounts.container_id)
+        users: dict[str, list[str]] = {}
+        with self._transaction(reading=True) as connection:
+            for volume, container_id in connection.execute(query).all():
+                users.setdefault(volume, []).append(container_id)
+        return {volume: tuple(ids) for volume, ids in users.items()}
+
     def used_volumes(self) -> set[str]:
         """Names of the volumes that a container has."""
         with self._transaction(reading=True) as connection:

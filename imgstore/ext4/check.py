@@ -17,7 +17,9 @@ from imgstore.ext4.directories import DIRECTORY_TYPE, TYPE_MASK
 from imgstore.ext4.geometry import SUPER_OFFSET
 from imgstore.ext4.groups import BaseMetadata, load_block_bitmap, load_inode_bitmap
 from imgstore.ext4.inodes import DIRENT_TYPES, Node
+from imgstore.ext4.orphans import list_orphans
 from imgstore.ext4.reader import FileSystem, show_path
+from imgstore.ext4.recovery import RecoveredDevice
 from imgstore.ext4.structures import (
     BLOCK_SIZE,
     LINK_MAX,
@@ -53,6 +55,7 @@ def check_file_system(device: BlockDevice) -> Iterator[Finding]:
     """All that is wrong with the file system on ``device``; nothing if it is sound. Reads all metadata, no file data.
 
     Damage is found, not raised. Where the superblock or a group descriptor is damaged, the rest cannot be judged and the check ends.
+    Orphans are no damage where a kernel was stopped, which is where a journal had to be replayed: on a RecoveredDevice.
     """
     try:
         file_system = FileSystem(device)
@@ -75,6 +78,7 @@ class _Check:
         self._links: dict[int, int] = {}
         self._xattr_users: Counter[int] = Counter()
         self._directories = [0] * self._geometry.groups
+        self._orphans: set[int] = set()
 
     def run(self) -> Iterator[Finding]:
         yield from self._check_super_block()
@@ -82,6 +86,7 @@ class _Check:
             for start, count in self._base.runs_of(group):
                 yield from self._claim(f"metadata of group {group}", start, count, self._groups.descriptor_offset(group))
         yield from self._check_reserved_inodes()
+        yield from self._check_orphans()
         yield from self._walk()
         yield from self._check_links()
         yield from self._check_groups()
@@ -90,7 +95,7 @@ class _Check:
         super_block = self._file_system.super_block
         if super_block.state != 1:
             yield Finding("SuperBlock", f"state is {super_block.state}, not 1 (clean)", SUPER_OFFSET)
-        if super_block.last_orphan:
+        if super_block.last_orphan and not isinstance(self._device, RecoveredDevice):
             yield Finding("SuperBlock", f"the orphan list starts at inode {super_block.last_orphan}", SUPER_OFFSET)
         blocks, inodes = sum(self._groups.free_blocks), sum(self._groups.free_inodes)
         stated = super_block.free_blocks_count_lo | (
@@ -147,6 +152,19 @@ class _Check:
                 "journal", f"{journal.max_length} blocks of {journal.block_size} bytes in a file of {node.size}", offset
             )
 
+    def _check_orphans(self) -> Iterator[Finding]:
+        """Those without a name; the others are noted, for their blocks may lie behind their size."""
+        try:
+            for node in list_orphans(self._file_system):
+                self._orphans.add(node.number)
+                if node.links:
+                    continue
+                set_bits(self._seen, node.number - 1, 1)
+                self._directories[(node.number - 1) // self._geometry.inodes_per_group] += node.type is FileType.DIRECTORY
+                yield from self._check_inode(node.number)
+        except CorruptError as error:
+            yield Finding("SuperBlock", str(error), SUPER_OFFSET)
+
     def _walk(self) -> Iterator[Finding]:
         pending = [(ROOT_INODE, ROOT_INODE)]
         yield from self._check_inode(ROOT_INODE)
@@ -193,7 +211,7 @@ class _Check:
         offset = self._groups.inode_offset(number)
         what = f"inode {number}"
         try:
-            node = self._file_system.node(number)
+            node = self._file_system.node(number, orphan=number in self._orphans)
             if kind not in (None, 0, DIRENT_TYPES[node.type]):
                 yield Finding(what, f"is {node.type.name}, {name} says type {kind}", offset)
             if kind is not None and node.type is not FileType.DIRECTORY and node.links != 1:
@@ -230,7 +248,8 @@ class _Check:
         for run in tree:
             yield from self._claim(what, run.physical, run.length, offset)
             blocks += run.length
-            if not run.unwritten and run.logical + run.length > -(-node.size // BLOCK_SIZE):
+            behind = run.logical + run.length > -(-node.size // BLOCK_SIZE)
+            if behind and not run.unwritten and node.number not in self._orphans:
                 yield Finding(what, f"size is {node.size}, and it has logical block {run.logical + run.length - 1}", offset)
         for block in tree.blocks:
             yield from self._claim(what, block, 1, offset)

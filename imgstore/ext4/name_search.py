@@ -1,14 +1,14 @@
 """Finds the directories that have a name of an inode, without walking the tree: ext4 keeps no way back from a file to its names.
 
-The directories of a group are told by the modes in its inode table, and an inode number is looked for in their blocks as bytes before
-anything is decoded. Those near the file come first: what one tar or one kernel made together has neighbouring numbers.
+The directories are told by the modes in the inode tables, and an inode number is looked for in their blocks as bytes before anything is
+decoded. Those near the file come first: what one tar or one kernel made together has neighbouring numbers.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from imgstore.errors import CorruptError
 from imgstore.ext4.extents import INLINE, LONGEST
@@ -17,8 +17,7 @@ from imgstore.ext4.structures import BLOCK_SIZE, EXTENT, EXTENT_HEADER, EXTENT_M
 
 _PIECE = 1 << 20
 _GAP = 16  # blocks that are read though nobody needs them, to save a read
-_FIRST_BATCH = 32
-_BATCH = 1024
+_SLICE = 512  # inodes whose directories are looked at together
 _NEEDLES = 6
 """So many numbers are looked for one after the other; for more it is faster to decode every name."""
 
@@ -28,7 +27,7 @@ _Directory = tuple[int, "list[tuple[int, int]] | None"]
 """Inode number, and the (first block, blocks) of its content; None where the inode does not say it itself."""
 
 
-def directories_naming(file_system: FileSystem, missing: dict[int, int], known: Container[int]) -> list[int]:
+def directories_naming(file_system: FileSystem, missing: dict[int, int], known: Collection[int]) -> list[int]:
     """The directories that have the names of some inodes.
 
     Args:
@@ -38,40 +37,64 @@ def directories_naming(file_system: FileSystem, missing: dict[int, int], known: 
     Raises:
         CorruptError: there are fewer names.
     """
-    found: list[int] = []
-    for batch in _batches(file_system, sorted(missing)):
-        candidates = [directory for directory in batch if directory[0] not in known]
-        numbers = (
-            _with_needles(file_system, candidates, list(missing)) if len(missing) <= _NEEDLES else [c[0] for c in candidates]
-        )
+    search = _Search(file_system, missing, known)
+    search.look_nearby()
+    search.look_everywhere()
+    if missing:
+        number, count = min(missing.items())
+        raise CorruptError(f"inode {number}: {count} of its {file_system.node(number).links} names are in no directory")
+    return search.found
+
+
+class _Search:
+    def __init__(self, file_system: FileSystem, missing: dict[int, int], known: Collection[int]) -> None:
+        self._file_system = file_system
+        self._missing = missing
+        self._done = set(known)
+        self.found: list[int] = []
+        groups, per_group = file_system.groups, file_system.geometry.inodes_per_group
+        self._slices = [  # first inode, inodes
+            (group * per_group + first + 1, min(_SLICE, count - first))
+            for group in range(file_system.geometry.groups)
+            if (count := groups.initialized_inodes(group))
+            for first in range(0, count, _SLICE)
+        ]
+
+    def look_nearby(self) -> None:
+        """Looks for each file among the directories of its slice and of the one before."""
+        targets: dict[int, list[int]] = {}
+        for number in self._missing:
+            place = self._place(number)
+            for near in (place - 1, place) if place else (place,):
+                targets.setdefault(near, []).append(number)
+        for place, numbers in sorted(targets.items()):
+            self._look(place, [number for number in numbers if number in self._missing])
+
+    def look_everywhere(self) -> None:
+        """Looks for what is left, slice by slice, until nothing is."""
+        wanted = sorted({self._place(number) for number in self._missing})
+        for place in sorted(range(len(self._slices)), key=lambda place: _distance(place, wanted)) if wanted else ():
+            self._look(place, list(self._missing))
+
+    def _place(self, number: int) -> int:
+        return bisect_right(self._slices, (number, _SLICE)) - 1
+
+    def _look(self, place: int, targets: list[int]) -> None:
+        if not targets:
+            return
+        directories = [each for each in _directories_in(self._file_system, *self._slices[place]) if each[0] not in self._done]
+        numbers = [number for number, _ in directories]
+        if len(targets) <= _NEEDLES:
+            numbers = _with_needles(self._file_system, directories, targets)
         for number in numbers:
-            names = 0
-            for _, value in file_system.directory_entries(file_system.node(number)):
-                if value >> 4 in missing:
-                    names += 1
-                    missing[value >> 4] -= 1
-            if names:
-                found.append(number)
-        for number in [number for number, count in missing.items() if count <= 0]:
-            del missing[number]
-        if not missing:
-            return found
-    number, count = min(missing.items())
-    raise CorruptError(f"inode {number}: {count} of its {file_system.node(number).links} names are in no directory")
-
-
-def _batches(file_system: FileSystem, targets: Sequence[int]) -> Iterator[list[_Directory]]:
-    """All directories, those nearest to ``targets`` first."""
-    geometry, groups = file_system.geometry, file_system.groups
-    wanted = sorted({(number - 1) // geometry.inodes_per_group for number in targets})
-    order = [group for group in range(geometry.groups) if groups.used_dirs[group] and groups.initialized_inodes(group)]
-    for group in sorted(order, key=lambda group: _distance(group, wanted)):
-        directories = _directories_of(file_system, group)
-        directories.sort(key=lambda directory: _distance(directory[0], targets))
-        start, count = 0, _FIRST_BATCH
-        while start < len(directories):
-            yield directories[start : start + count]
-            start, count = start + count, _BATCH
+            names = [value >> 4 for _, value in self._file_system.directory_entries(self._file_system.node(number))]
+            for inode in [inode for inode in names if inode in self._missing]:
+                self._missing[inode] -= 1
+                if number not in self._done:
+                    self._done.add(number)
+                    self.found.append(number)
+        for number in [number for number in targets if self._missing[number] <= 0]:
+            del self._missing[number]
 
 
 def _distance(number: int, targets: Sequence[int]) -> int:
@@ -79,21 +102,14 @@ def _distance(number: int, targets: Sequence[int]) -> int:
     return min(abs(number - target) for target in targets[max(place - 1, 0) : place + 1])
 
 
-def _directories_of(file_system: FileSystem, group: int) -> list[_Directory]:
+def _directories_in(file_system: FileSystem, first: int, count: int) -> Iterator[_Directory]:
     size = file_system.geometry.inode_size
-    base = file_system.groups.inode_table[group] * BLOCK_SIZE
-    number = group * file_system.geometry.inodes_per_group + 1
-    count = file_system.groups.initialized_inodes(group)
-    step = max(_PIECE // size, 1)
-    found: list[_Directory] = []
-    for first in range(0, count, step):
-        table = file_system.device.read(base + first * size, min(step, count - first) * size)
-        for match in _DIRECTORY_MODES.finditer(table[1::size]):
-            index = match.start()
-            offset = index * size
-            if table[offset + 26] or table[offset + 27]:
-                found.append((number + first + index, _runs(table, offset + 40, file_system.geometry.blocks)))
-    return found
+    table = file_system.device.read(file_system.groups.inode_offset(first), count * size)
+    for match in _DIRECTORY_MODES.finditer(table[1::size]):
+        index = match.start()
+        offset = index * size
+        if table[offset + 26] or table[offset + 27]:
+            yield first + index, _runs(table, offset + 40, file_system.geometry.blocks)
 
 
 def _runs(table: bytes, offset: int, blocks: int) -> list[tuple[int, int]] | None:
@@ -119,11 +135,12 @@ def _with_needles(file_system: FileSystem, directories: Sequence[_Directory], ta
     for first, count in _pieces(owned):
         data = file_system.device.read(first * BLOCK_SIZE, count * BLOCK_SIZE)
         for needle in needles:
-            offset = data.find(needle)
+            short = needle.rstrip(b"\0")  # most of a directory is zeros: a search that may skip them is five times as fast
+            offset = data.find(short)
             while offset >= 0:
-                if not offset & 3:
+                if not offset & 3 and data.startswith(needle, offset):
                     found.add(owned[bisect_right(starts, first + offset // BLOCK_SIZE) - 1][2])
-                offset = data.find(needle, offset + 1)
+                offset = data.find(short, offset + 1)
     return sorted(found)
 
 

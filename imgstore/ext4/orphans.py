@@ -14,7 +14,7 @@ from imgstore.changes import FileType
 from imgstore.errors import CorruptError, UnsupportedError
 from imgstore.ext4 import checksums
 from imgstore.ext4.allocation import BlockAllocator, InodeAllocator
-from imgstore.ext4.extents import LONGEST, Run
+from imgstore.ext4.extents import INLINE, LONGEST, Run
 from imgstore.ext4.geometry import SUPER_OFFSET, write_super_block
 from imgstore.ext4.groups import BaseMetadata
 from imgstore.ext4.inode_table import InodeTable
@@ -185,10 +185,22 @@ class _TreeCut:
         self.freed = 0
 
     def cut_root(self, root: bytearray) -> bytes:
-        """The 60 bytes for the inode; without an entry the tree is flat again."""
+        """The 60 bytes for the inode, of a tree no deeper than needed: what fits into the inode is drawn up to it."""
         if not self._cut_node(root):
             struct.pack_into("<H", root, 6, 0)
-        return bytes(root)
+        while True:
+            _, entries, _, depth, _ = EXTENT_HEADER.unpack_from(root)
+            if not depth or entries > 1:
+                return bytes(root)
+            _, low, high, _ = EXTENT_INDEX.unpack_from(root, _ENTRY)
+            block = low | high << 32
+            child = self._pages.read(block * BLOCK_SIZE, BLOCK_SIZE)
+            inner = int.from_bytes(child[2:4], "little")
+            if inner > INLINE:
+                return bytes(root)
+            struct.pack_into("<HHH", root, 2, inner, INLINE, depth - 1)
+            root[_ENTRY:] = child[_ENTRY : _ENTRY + _ENTRY * inner].ljust(len(root) - _ENTRY, b"\0")
+            self._free(block, 1)
 
     def _cut_node(self, node: bytearray) -> int:
         """Changes a node, and frees and changes what is below it. Returns how many entries it still has."""

@@ -25,10 +25,12 @@ from imgstore.listing import Listing
 from imgstore.live_disks import LiveDisks
 from imgstore.location import LEASES, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State
-from imgstore.quota import Quota, measure
+from imgstore.quota import Quota
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
+from imgstore.volume_stores import VolumeStores
+from imgstore.volumes import Volumes
 from registry_client.credentials import Credential
 from registry_client.options import Options
 from registry_client.server import Connections
@@ -56,7 +58,9 @@ class StoreCore:
         self._live_disks = LiveDisks(datastore)
         self._containers = Containers(datastore, catalog, self._live_disks, leases)
         self._listing = Listing(datastore, catalog)
-        self._quota = Quota(datastore, leases, lambda: measure(datastore, layout.VOLUMES))
+        self._volume_stores = VolumeStores(datastore, directory)
+        self._volumes = Volumes(self._volume_stores, catalog)
+        self._quota = Quota(datastore, leases, self._volumes.used_bytes)
         self._intake = Intake(self._disks, self._images, catalog, leases, self._quota, directory, self._tidy)
         self._registries = registries
         self._connections = Connections(registries)
@@ -124,6 +128,7 @@ class StoreCore:
                 store.rebuild()
             else:
                 datastore.sweep()
+            store._volumes.tidy()
             undo.pop_all()
         return store
 
@@ -136,6 +141,7 @@ class StoreCore:
         """Gives everything back. The store is unusable afterwards; a second call does nothing."""
         self._connections.close()
         self._catalog.close()
+        self._volume_stores.close()
         self._datastore.close()
 
     def __enter__(self) -> Self:

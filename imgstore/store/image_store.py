@@ -27,13 +27,14 @@ from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
 from imgstore.store.containers import Containers
 from imgstore.store.transfers import Transfers, parse_config
+from imgstore.store.volumes import Volumes
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, Containers):
-    """A store: images, the disks that show them, and containers on these. Make one with `open` or `create`.
+class ImageStore(Transfers, Archives, Containers, Volumes):
+    """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.
 

@@ -28,7 +28,11 @@ class IntentHeader(Record, size=64):
     magic: bytes = raw(0, 8, default=b"vmdkredo", fixed=True)
     version: int = u32(8, default=1, fixed=True)
     pieces: int = u32(12)
-    sha256: bytes = raw(32, 32)  # of all that follows
+    sha256: bytes = raw(32, 32)  # of all the intent, this field being zeros
+
+    def digest(self, body: Bytes) -> bytes:
+        """What ``sha256`` must be before these bytes."""
+        return hashlib.sha256(IntentHeader(pieces=self.pieces).to_bytes() + body).digest()
 
 
 class Piece(NamedTuple):
@@ -58,7 +62,9 @@ def encode_intent(pieces: list[Piece]) -> bytes:
             *(piece.after for piece in pieces),
         ]
     )
-    return IntentHeader(pieces=len(pieces), sha256=hashlib.sha256(body).digest()).to_bytes() + body
+    header = IntentHeader(pieces=len(pieces))
+    header.sha256 = header.digest(body)
+    return header.to_bytes() + body
 
 
 def apply_intent(file: WritableFile, intent: bytes) -> bool:
@@ -106,19 +112,18 @@ def read_piece(file: ReadableFile, offset: int, after: bytes) -> Piece | None:
 
 def _decode(intent: bytes) -> list[Piece]:
     header = IntentHeader.from_bytes(intent)
-    body = memoryview(intent)[IntentHeader.SIZE :]
-    if hashlib.sha256(body).digest() != header.sha256:
+    body = intent[IntentHeader.SIZE :]
+    if header.digest(body) != header.sha256:
         raise CorruptError("intent: checksum does not fit")
     return list(_pieces(body, header.pieces))
 
 
-def _pieces(body: Bytes, count: int) -> Iterator[Piece]:
+def _pieces(body: bytes, count: int) -> Iterator[Piece]:
     places = [_PIECE.unpack_from(body, number * _PIECE.size) for number in range(count)]
     total = sum(length for _, length in places)
     position = count * _PIECE.size
     for offset, length in places:
-        before = bytes(body[position : position + length])
-        yield Piece(offset, before, bytes(body[position + total : position + total + length]))
+        yield Piece(offset, body[position : position + length], body[position + total : position + total + length])
         position += length
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -22,15 +23,25 @@ from imgstore.ext4.reader import FileSystem
 from imgstore.layers.tar_reader import read_changes
 from imgstore.layers.tar_writer import write_tar
 from tests.ext4_layers import MIB, FileBlockDevice, apply_layer, formatted_file
-from tests.file_edits import EDITS, make_tree
+from tests.file_edits import EDITS, edit_at_random, make_tree
 from tests.images.layout import write_layout
 from tests.judges import moby_changes, tree, umoci
 from tests.judges.mount import mounted
 from tests.judges.tree import Tree, data_runs, tree_of
 from tests.servers.dockerd import DockerDaemon, docker_daemon
+from tests.tools import need, run
 
 SIZE = 128 * MIB
-COMBINED = ["rename", "link", "remake", "make_nodes", "replace_types", "set_capability"]
+COMBINED = ["link", "make_nodes", "set_capability", "remake", "replace_types"]
+BY_CONTAINER = [
+    ["nothing"],
+    ["hide", "create", "append", "modify_in_place", "modify_deep", "touch_many", "fill_directory", "link", "make_nodes"],
+    ["truncate", "change_attributes", "set_capability", "touch", "unlink"],
+    ["rename", "modify_linked"],
+    ["exchange_directories"],
+    ["nest"],
+    COMBINED,
+]
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def changed_grains(before: Path, after: Path) -> list[tuple[int, int]]:
         offsets = {
             offset
             for file in (old, new)
-            for start, length in data_runs(file.fileno(), SIZE)
+            for start, length in data_runs(file.fileno(), os.fstat(file.fileno()).st_size)
             for offset in range(start, start + length, GRAIN)
         }
         return [
@@ -109,21 +120,26 @@ def held_by_a_layer(nodes: Tree) -> Tree:
     return {path: replace(node, names=()) for path, node in nodes.items() if path and node.type != FileType.SOCKET << 12}
 
 
-@pytest.mark.parametrize("names", [[name] for name in EDITS] + [COMBINED], ids="-".join)
-def test_edits_by_the_kernel(base: Base, tmp_path: Path, names: list[str]) -> None:
-    image = tmp_path / "after"
-    tree_after = edited(base, image, *names)
+def assert_told(base: Base, image: Path, tree_after: Tree, directory: Path) -> None:
+    """Proves the differences of ``image``, and that the layer made of them gives what the kernel sees in it."""
     with differences(base, image, exact=False) as (_, found):
         assert moby_changes.changes(base.tree, tree_after) == listed(found)
     with differences(base, image, exact=True) as (after, found):
         assert moby_changes.changes(base.tree, tree_after, exact=True) == listed(found)
-        layer = write_layer(after, found, tmp_path / "layer.tar")
-    copy(base.image, tmp_path / "unpacked")
-    with FileBlockDevice(tmp_path / "unpacked") as device:
+        layer = write_layer(after, found, directory / "layer.tar")
+    copy(base.image, directory / "unpacked")
+    with FileBlockDevice(directory / "unpacked") as device:
         apply_layer(device, read_changes([layer.read_bytes()], capacity=SIZE))
         assert list(check_file_system(device)) == []
-    with mounted(tmp_path / "unpacked") as root:
+    with mounted(directory / "unpacked") as root:
         assert tree.diff(held_by_a_layer(tree_after), held_by_a_layer(tree_of(root))) == []
+
+
+@pytest.mark.parametrize("names", [[name] for name in EDITS] + [COMBINED], ids="-".join)
+def test_edits_by_the_kernel(base: Base, tmp_path: Path, names: list[str]) -> None:
+    image = tmp_path / "after"
+    tree_after = edited(base, image, *names)
+    assert_told(base, image, tree_after, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -149,27 +165,29 @@ def container_root(daemon: DockerDaemon, container: str) -> Path:
 
 
 def committed_names(daemon: DockerDaemon, container: str, directory: Path) -> list[str]:
-    """Names in the layer that dockerd makes of a container, sorted."""
+    """What is in the layer that dockerd makes of a container, sorted; nothing where it makes none."""
     image = docker(daemon, "commit", container).strip()
     docker(daemon, "save", "-o", directory / "saved.tar", image)
     with tarfile.open(directory / "saved.tar") as archive:
         manifest = archive.extractfile("manifest.json")
         assert manifest is not None
-        layer = archive.extractfile(json.load(manifest)[0]["Layers"][-1])
+        _, *layers = json.load(manifest)[0]["Layers"]
+        layer = archive.extractfile(layers[-1]) if layers else io.BytesIO()
         assert layer is not None
         return names_of(layer.read())
 
 
 def names_of(layer: bytes) -> list[str]:
-    with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+    with tarfile.open(fileobj=io.BytesIO(layer or bytes(tarfile.RECORDSIZE))) as tar:
         return sorted(f"{member.type.decode()} {member.name} {member.linkname}" for member in tar)
 
 
-@pytest.mark.parametrize("name", EDITS)
-def test_docker_lists_and_commits_the_same(base: Base, daemon: DockerDaemon, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("names", BY_CONTAINER, ids="-".join)
+def test_docker_lists_and_commits_the_same(base: Base, daemon: DockerDaemon, tmp_path: Path, names: list[str]) -> None:
     container = docker(daemon, "create", "base", "/bin/sh").strip()
-    EDITS[name](container_root(daemon, container))
-    edited(base, tmp_path / "after", name)
+    for name in names:
+        EDITS[name](container_root(daemon, container))
+    edited(base, tmp_path / "after", *names)
     with differences(base, tmp_path / "after", exact=False) as (after, found):
         ours = [f"{kind.letter} /{os.fsdecode(path)}" for path, kind, _ in found]
         layer = write_layer(after, found, tmp_path / "layer.tar").read_bytes()
@@ -186,3 +204,31 @@ def test_umoci_unpacks_the_layer(base: Base, tmp_path: Path) -> None:
     write_layout(tmp_path / "layout", [base.layer, layer])
     unpacked = umoci.unpack(tmp_path / "layout", "latest", tmp_path / "unpacked")
     assert tree.diff(held_by_a_layer(tree_after), held_by_a_layer(tree_of(unpacked))) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_edits_by_the_kernel(base: Base, tmp_path: Path, seed: int) -> None:
+    image = tmp_path / "after"
+    copy(base.image, image)
+    with mounted(image, writable=True) as root:
+        edit_at_random(root, random.Random(seed), 200)
+        tree_after = tree_of(root)
+    assert_told(base, image, tree_after, tmp_path)
+
+
+def test_file_system_that_grew(base: Base, tmp_path: Path) -> None:
+    """resize2fs puts inode tables elsewhere."""
+    need("resize2fs")
+    image = tmp_path / "after"
+    copy(base.image, image)
+    os.truncate(image, 512 * SIZE)  # so many group descriptors that the first table must make way
+    run("resize2fs", "-f", image)
+    with mounted(image, writable=True) as root:
+        EDITS["create"](root)
+        EDITS["modify_deep"](root)
+        tree_after = tree_of(root)
+    for exact in (False, True):
+        with differences(base, image, exact=exact) as (_, found):
+            assert moby_changes.changes(base.tree, tree_after, exact=exact) == listed(found)
+    with FileBlockDevice(base.image) as old, FileBlockDevice(image) as new:
+        assert FileSystem(old).groups.inode_table[0] != FileSystem(new).groups.inode_table[0]

@@ -13,7 +13,7 @@ import pytest
 
 from imgstore.datastores import Datastore, LocalDatastore, MemoryDatastore
 from imgstore.datastores.datastore import list_names
-from imgstore.errors import AlreadyExistsError, CorruptError, InvalidError, NotFoundError
+from imgstore.errors import AlreadyExistsError, CorruptError, InUseError, InvalidError, NotFoundError
 
 from fs.base import FS  # isort: skip
 from fs.test import FSTestCases  # isort: skip
@@ -338,6 +338,90 @@ class TestNames:
     def test_close_may_be_called_again(self, datastore: Datastore) -> None:
         datastore.close()
         datastore.close()
+
+
+class TestLiveFiles:
+    def test_a_file_is_visible_at_its_place_from_the_start(self, datastore: Datastore) -> None:
+        with datastore.create("deep/disks/a") as file:
+            file.pwrite(3, b"data")
+            assert (file.path, datastore.list("deep/disks")) == ("deep/disks/a", ["a"])
+            assert datastore.read_bytes("deep/disks/a") == b"\0\0\0data"
+            file.fsync()
+        with pytest.raises(AlreadyExistsError, match="deep/disks/a"):
+            datastore.create("deep/disks/a")
+        assert datastore.parts("deep/disks") == []
+        datastore.sync()
+        assert list(datastore.sweep()) == []
+
+    def test_a_file_is_written_where_it_lies(self, datastore: Datastore) -> None:
+        datastore.create("disks/a").close()
+        with datastore.open_live("disks/a", writable=True) as file:
+            file.pwrite(0, b"abcdef" * 1000)
+            file.truncate(10_000)
+            file.truncate(9_000)
+            file.fsync()
+            file.punch(4096, 4096)
+            assert (file.size, file.pread(4090, 6)) == (9_000, b"efabcd")
+            assert (0, 4096) in [(offset, min(length, 4096)) for offset, length in file.data_ranges(0, 9_000)]
+        with datastore.open_live("disks/a", writable=False) as file:
+            assert file.pread(8_999, 5) == b"\0"
+
+    @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
+    def test_who_writes_has_it_alone(self, datastore: Datastore, first: bool, second: bool) -> None:
+        datastore.create("disks/a").close()
+        with datastore.open_live("disks/a", writable=first):
+            with pytest.raises(InUseError, match=r"^disks/a: is in use by a running guest or another imgstore$"):
+                datastore.open_live("disks/a", writable=second)
+            datastore.open("disks/a").close()
+        datastore.open_live("disks/a", writable=second).close()
+
+    def test_several_may_read_it(self, datastore: Datastore) -> None:
+        datastore.create("disks/a").close()
+        first, second = (datastore.open_live("disks/a", writable=False) for _ in range(2))
+        first.close()
+        first.close()
+        with pytest.raises(InUseError):
+            datastore.open_live("disks/a", writable=True)
+        second.close()
+        datastore.open_live("disks/a", writable=True).close()
+
+    def test_threads_exclude_each_other(self, datastore: Datastore) -> None:
+        with datastore.create("disks/a") as file:
+            file.pwrite(0, bytes(8))
+        wins = []
+
+        def count() -> None:
+            for _ in range(20):
+                try:
+                    file = datastore.open_live("disks/a", writable=True)
+                except InUseError:
+                    continue
+                with file:
+                    number = int.from_bytes(file.pread(0, 8), "little")
+                    file.pwrite(0, (number + 1).to_bytes(8, "little"))
+                    wins.append(1)
+
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wins
+        assert int.from_bytes(datastore.read_bytes("disks/a"), "little") == len(wins)
+
+    def test_what_is_not_there_cannot_be_opened(self, datastore: Datastore) -> None:
+        publish(datastore, "disks/d", x=b"")
+        for path in ("disks/a", "disks/d", "none/a"):
+            for writable in (False, True):
+                with pytest.raises(NotFoundError, match=path):
+                    datastore.open_live(path, writable=writable)
+
+    @pytest.mark.parametrize("path", ["", *BAD_PATHS])
+    def test_a_path_that_is_none_is_refused(self, datastore: Datastore, path: str) -> None:
+        with pytest.raises(InvalidError):
+            datastore.create(path)
+        with pytest.raises(InvalidError):
+            datastore.open_live(path, writable=True)
 
 
 class _FileSystemCases(FSTestCases):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.datastores import LocalDatastore
+from imgstore.datastores import LocalDatastore, image_locks
 from imgstore.datastores.datastore import owner_of, part_name, translate
 from imgstore.errors import (
     AlreadyExistsError,
@@ -317,3 +317,55 @@ def test_no_descriptor_is_lost(datastore: LocalDatastore) -> None:
     for number in range(1, 5):
         use(number)
     assert descriptors() == before
+
+
+def test_live_files_are_for_their_owner_and_give_storage_back(datastore: LocalDatastore, tmp_path: Path) -> None:
+    with datastore.create("a/x") as file:
+        file.pwrite(0, b"x" * (1 << 20))
+        file.fsync()
+        before = datastore.usage("a/x")
+        file.punch(4096, (1 << 20) - 4096)
+        assert datastore.usage("a/x") < before // 4
+        assert file.size == 1 << 20
+    assert mode(tmp_path / "store/a/x") == 0o600
+
+
+def test_the_name_of_a_live_file_is_durable_with_its_contents(
+    datastore: LocalDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    with datastore.create("a/x") as file:
+        made = len(synced)
+        file.fsync()
+        file.fsync()
+    directory = tmp_path / "store/a"
+    assert synced[made:] == [directory / "x", directory, directory / "x"]
+
+
+def test_a_live_file_that_was_removed_while_it_was_opened_is_not_there(
+    datastore: LocalDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datastore.create("a/x").close()
+    take = image_locks.take
+
+    def remove_first(descriptor: int, *, writable: bool) -> bool:
+        (tmp_path / "store/a/x").unlink()
+        return take(descriptor, writable=writable)
+
+    monkeypatch.setattr(image_locks, "take", remove_first)
+    with pytest.raises(NotFoundError, match="a/x: was removed just now"):
+        datastore.open_live("a/x", writable=True)
+
+
+def test_live_files_are_not_links_or_fifos(datastore: LocalDatastore, tmp_path: Path) -> None:
+    datastore.create("a/x").close()
+    (tmp_path / "store/link").symlink_to("a")
+    (tmp_path / "store/a/link").symlink_to("x")
+    os.mkfifo(tmp_path / "store/a/fifo")
+    for path in ("link/x", "a/link", "a/fifo"):
+        for writable in (False, True):
+            with pytest.raises(NotFoundError, match=path):
+                datastore.open_live(path, writable=writable)
+    with pytest.raises(NotFoundError, match="link/y"):
+        datastore.create("link/y")
