@@ -28,6 +28,7 @@ from imgstore.instructions import apply_changes
 from imgstore.progress import ProgressEvent, State
 from imgstore.stop import Stop
 
+
 async def save_images(request: Request) -> ASGIApp:
     """``GET /images/get?names=`` and ``GET /images/{name}/get``: a tar of the images."""
     service = service_of(request)

@@ -19,12 +19,9 @@ from imgstore.docker_api.images import json_response
 from imgstore.docker_api.requests import flag
 from imgstore.docker_api.service import service_of
 from imgstore.docker_api.tar_response import TarResponse
-from imgstore.ext4.diff import DifferenceKind
 from imgstore.stop import Stop
 
 _STATUS = "X-Docker-Container-Path-Stat"
-
-_KINDS = {DifferenceKind.MODIFIED: 0, DifferenceKind.ADDED: 1, DifferenceKind.DELETED: 2}
 
 
 async def get_archive(request: Request) -> ASGIApp:
@@ -69,7 +66,9 @@ async def list_changes(request: Request) -> Response:
 
     def answer() -> bytes:
         differences = service.store.diff_container(request.path_params["name"])
-        return msgspec.json.encode([{"Path": each.path, "Kind": _KINDS[each.kind]} for each in differences])
+        return msgspec.json.encode(
+            [{"Path": "/" + each.path.decode(errors="replace"), "Kind": int(each.kind)} for each in differences]
+        )
 
     return json_response(await service.work(answer))
 

@@ -124,7 +124,9 @@ def parse_bind(text: str) -> Mount:
         raise ApiError(400, f"invalid mode: {mode[:_SHOWN_MAX]}")
     if not destination.startswith("/"):
         words = f"invalid mount path: '{destination[:_SHOWN_MAX]}' mount path must be absolute"
-        raise ApiError(400, f"invalid volume specification: '{text[:_SHOWN_MAX]}': invalid mount config for type \"volume\": {words}")
+        raise ApiError(
+            400, f"invalid volume specification: '{text[:_SHOWN_MAX]}': invalid mount config for type \"volume\": {words}"
+        )
     words_of_mode = mode.split(",")
     return Mount(name, destination, "ro" in words_of_mode, "nocopy" in words_of_mode)
 

@@ -146,9 +146,7 @@ async def inspect_container(request: Request) -> Response:
                 size = 0
         volumes = _find_volumes(store, container.mounts)
         disks = store.container_disk_paths(container.id)
-        return msgspec.json.encode(
-            container_shapes.inspect(container, disks, volumes, store.location, version, image_size=size)
-        )
+        return msgspec.json.encode(container_shapes.inspect(container, disks, volumes, store.location, version, image_size=size))
 
     return json_response(await run_in_threadpool(answer))
 

@@ -18,7 +18,7 @@ from imgstore.answers import Volume
 from imgstore.docker_api.container_shapes import show_time
 from imgstore.docker_api.errors import ApiError
 from imgstore.docker_api.images import json_response
-from imgstore.docker_api.requests import filters_of, json_body, flag, version_of
+from imgstore.docker_api.requests import filters_of, flag, json_body, version_of
 from imgstore.docker_api.service import Service, service_of
 from imgstore.errors import NotFoundError
 from imgstore.volume_filters import LIST_FILTERS, PRUNE_FILTERS
