@@ -22,6 +22,7 @@ from imgstore.instructions import apply_changes
 from imgstore.intake import Intake
 from imgstore.progress import ProgressSink
 from imgstore.stop import Stop
+from imgstore.timestamps import format_time
 from registry_client import media_types
 from registry_client.blobs import BlobStream
 from registry_client.digest import DiffId, Digest
@@ -119,7 +120,7 @@ def _parse_name(text: str) -> Reference:
 
 def _make_config(diff_id: DiffId, run_config: dict[str, Any], platform: Platform, message: str, created: datetime) -> bytes:
     """The image configuration; the same bytes for the same arguments."""
-    time = _format_time(created)
+    time = format_time(created)
     comment = message or "Imported from -"
     values: dict[str, Any] = {
         "comment": comment,
@@ -132,9 +133,3 @@ def _make_config(diff_id: DiffId, run_config: dict[str, Any], platform: Platform
         "history": [{"created": time, "comment": comment}],
     }
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape")
-
-
-def _format_time(time: datetime) -> str:
-    """RFC 3339 in UTC, as Go writes it: without zeros at the end of the fraction."""
-    text = time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
-    return f"{text}Z"

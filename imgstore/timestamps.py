@@ -24,6 +24,12 @@ _DATE = re.compile(
 )
 
 
+def format_time(time: datetime) -> str:
+    """A time as RFC 3339 has it, in UTC, as Go writes it: without zeros at the end of the fraction."""
+    text = time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
+    return f"{text}Z"
+
+
 def format_timestamp(time_ns: int) -> str:
     """Nanoseconds since the epoch as RFC 3339 has it, in UTC, with all nine digits."""
     seconds, nanoseconds = divmod(time_ns, 10**9)

@@ -25,7 +25,7 @@ from imgstore.listing import removal_of
 from imgstore.location import CATALOG
 from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
-from imgstore.store.containers import Containers
+from imgstore.store.commits import ContainerCommits
 from imgstore.store.transfers import Transfers, parse_config
 from imgstore.store.volumes import Volumes
 
@@ -33,7 +33,7 @@ _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, Containers, Volumes):
+class ImageStore(Transfers, Archives, ContainerCommits, Volumes):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.

@@ -35,11 +35,15 @@ class Chain:
             raise CorruptError(f"{disks[0].path}: has a parent, {disks[0].parent_hint}, which is not in the chain")
         for parent, child in pairwise(disks):
             _check_link(parent.path, parent.cid, parent.capacity, child)
+        self._files: tuple[ReadableFile, ...] = tuple(disk.file for disk in disks)
+        self._below: Chain | None = None
         block_map = BlockMap()
         for index, disk in enumerate(disks):
+            if index and index == len(disks) - 1:
+                below = disks[index - 1]
+                self._below = Chain._of(self._files[:-1], below.capacity, below.cid, block_map)
             block_map = block_map.child(index, disk.grain_tables())
         self._size = disks[-1].capacity
-        self._files: tuple[ReadableFile, ...] = tuple(disk.file for disk in disks)
         self._cid = disks[-1].cid
         self._map = block_map
 
@@ -99,12 +103,24 @@ class Chain:
     def _of(cls, files: tuple[ReadableFile, ...], size: int, cid: int, block_map: BlockMap) -> Chain:
         chain = cls.__new__(cls)
         chain._files, chain._size, chain._cid, chain._map = files, size, cid, block_map
+        chain._below = None
         return chain
 
     @classmethod
     def of_scratch(cls, file: ReadableFile, size: int, cid: int, block_map: BlockMap) -> Chain:
         """The chain of one disk that was just written, without reading anything."""
         return cls._of((file,), size, cid, block_map)
+
+    @property
+    def below(self) -> Chain:
+        """The chain without its top disk, of a chain that was opened; it shares the open files.
+
+        Raises:
+            ValueError: the chain has one disk, or was not opened but came out of another one.
+        """
+        if self._below is None:
+            raise ValueError(f"{self.path}: nothing is known of a disk below")
+        return self._below
 
     def own_ranges(self) -> Iterator[tuple[int, int]]:
         """The (offset, length) runs that the top disk holds itself, ascending: all that can differ from its parent."""
