@@ -270,6 +270,8 @@ def show_host_config(config: Mapping[str, Any], version: Version) -> Json:
     """A HostConfig as clients of this version read it."""
     shown = _show(_HOST_CONFIG, config)
     shown["NetworkMode"] = network_of(config)
+    if shown["MemorySwappiness"] == -1:
+        shown["MemorySwappiness"] = None
     if version < (1, 42):
         shown |= {"KernelMemory": 0, "KernelMemoryTCP": 0}
     if version < (1, 43):
@@ -319,10 +321,10 @@ def _show(fields: _Fields, config: Mapping[str, Any]) -> Json:
     shown: Json = {}
     for name, (kind, default) in fields.items():
         value = config.get(name)
-        if value is not None and _is(value, kind) and (value or default is not _Absent):
+        if value and _is(value, kind):
             shown[name] = [value] if name in _LISTS and isinstance(value, str) else value
         elif default is not _Absent:
-            shown[name] = default
+            shown[name] = default  # also in the place of what is empty
     return shown
 
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from imgstore.answers import Container, Mount, Volume
 from imgstore.container_filters import LIST_FILTERS, PRUNE_FILTERS
 from imgstore.docker_api import container_shapes
-from imgstore.docker_api.container_requests import NewContainer, parse_new_container
+from imgstore.docker_api.container_requests import NewContainer, WantedVolume, parse_new_container
 from imgstore.docker_api.errors import ApiError
 from imgstore.docker_api.images import json_response
 from imgstore.docker_api.pulls import parse_platform
@@ -59,9 +59,7 @@ def _create(service: Service, new: NewContainer, name: str | None, platform: str
     before = _find_volumes(store, mounts)
     try:
         for wanted in new.wanted_volumes:
-            volume = store.create_volume(
-                wanted.name or None, driver=wanted.driver or "local", options=wanted.options, labels=wanted.labels, exist_ok=True
-            )
+            volume = _make_volume(store, wanted)
             mounts[wanted.position] = replace(mounts[wanted.position], volume=volume.name)
             if volume.name not in before:
                 made.append(volume)
@@ -84,6 +82,15 @@ def _create(service: Service, new: NewContainer, name: str | None, platform: str
             service.publish("volume", "create", volume.name, {"driver": volume.driver})
     publish(service, "create", container)
     return container
+
+
+def _make_volume(store: ImageStore, wanted: WantedVolume) -> Volume:
+    try:
+        return store.create_volume(
+            wanted.name or None, driver=wanted.driver or "local", options=wanted.options, labels=wanted.labels, exist_ok=True
+        )
+    except NotFoundError as error:  # with 404 the command line would pull the image
+        raise ApiError(400, str(error)) from None
 
 
 async def list_containers(request: Request) -> Response:
