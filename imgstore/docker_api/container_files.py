@@ -5,6 +5,9 @@ Source: moby ``api/server/router/container/copy.go``, ``daemon/archive.go``, ``d
 
 from __future__ import annotations
 
+import io
+from urllib.parse import parse_qsl
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,11 +34,11 @@ async def get_archive(request: Request) -> ASGIApp:
     store = service.store
     if request.method == "HEAD":
         status = await service.work(store.container_status, name, path)
-        return Response(headers={_STATUS: encode_path_status(*status)})
+        return Response(headers={_STATUS: encode_path_status(status)})
     container = await service.work(store.container, name)
     status, pieces = await service.work(store.copy_from_container, name, path)
     publish(service, "archive-path", container)
-    return TarResponse(service, pieces, headers={_STATUS: encode_path_status(*status)})
+    return TarResponse(service, pieces, headers={_STATUS: encode_path_status(status)})
 
 
 async def put_archive(request: Request) -> Response:
@@ -44,19 +47,20 @@ async def put_archive(request: Request) -> Response:
     name, path = request.path_params["name"], _path(request)
     keep_directories, owner_of_user = flag(request, "noOverwriteDirNonDir"), flag(request, "copyUIDGID")
     stop = Stop()
-    body = BodyReader(request, stop)
+    body = BodyReader(request)
 
     def copy() -> None:
         container = service.store.container(name)
         service.store.copy_to_container(
-            container.id, path, body, keep_directories=keep_directories, owner_of_user=owner_of_user, stop=stop
+            name, path, io.BufferedReader(body), keep_directories=keep_directories, owner_of_user=owner_of_user, stop=stop
         )
         publish(service, "extract-to-dir", container)
 
     try:
         await service.work(copy)
-    finally:
-        stop.set()  # for a thread that outlives the request
+    finally:  # for a thread that outlives the request
+        stop.set()
+        body.end()
     return Response()
 
 
@@ -82,8 +86,9 @@ async def export_container(request: Request) -> ASGIApp:
     return TarResponse(service, pieces)
 
 
-def _path(request: Request) -> str:
-    path = request.query_params.get("path", "")
+def _path(request: Request) -> bytes:
+    """The path as the client has it: bytes, which need not be text."""
+    path: bytes = dict(parse_qsl(request.scope["query_string"])).get(b"path", b"")
     if not path:
         raise ApiError(400, "bad parameter: path cannot be empty")
     return path

@@ -7,6 +7,7 @@ Source: moby ``api/types/container`` (container.go, network_settings.go), ``daem
 from __future__ import annotations
 
 import base64
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,10 +17,10 @@ import msgspec
 
 from imgstore.answers import Container, Image, Mount, Volume
 from imgstore.changes import FileType
+from imgstore.copies.archive import PathStatus
 from imgstore.docker_api.container_configs import network_of, show_endpoint, show_host_config, show_run_config
 from imgstore.docker_api.container_requests import NETWORKS, bind_mode
 from imgstore.docker_api.image_shapes import DRIVER, Json, Version, format_time
-from imgstore.ext4.reader import FileStatus
 
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 
@@ -186,14 +187,15 @@ def shown_image(container: Container, images: Mapping[str, Image], ids_by_name: 
     return asked if ids_by_name.get(familiar) == container.image_id else container.image_id
 
 
-def encode_path_status(name: str, status: FileStatus, target: str) -> str:
+def encode_path_status(found: PathStatus) -> str:
     """The header ``X-Docker-Container-Path-Stat``."""
+    status = found.status
     shown = {
-        "name": name,
+        "name": _readable(found.name),
         "size": status.size,
         "mode": go_mode(status.type, status.mode),
         "mtime": format_time(_show_nanoseconds(status.mtime_ns)),
-        "linkTarget": target,
+        "linkTarget": _readable(found.link_target),
     }
     return base64.b64encode(msgspec.json.encode(shown)).decode()
 
@@ -206,6 +208,11 @@ def go_mode(type: FileType, mode: int) -> int:
 def show_time(time: datetime) -> str:
     """A time as Go prints it, in UTC."""
     return format_time(time.astimezone(UTC).isoformat())
+
+
+def _readable(text: str) -> str:
+    """A name as JSON can have it: what is no text in it is lost, as with Go."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def _show_nanoseconds(time_ns: int) -> str:
