@@ -167,7 +167,7 @@ async def rename_container(request: Request) -> Response:
 
     def rename() -> None:
         old = service.store.container(name)
-        renamed = service.store.rename_container(old.id, new)
+        renamed = service.store.rename_container(old.id, f"/{new.removeprefix('/')}")
         publish(service, "rename", renamed, oldName=f"/{old.name}")
 
     await run_in_threadpool(rename)
