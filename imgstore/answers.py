@@ -336,6 +336,8 @@ class Usage:
         metadata_bytes: what configs, manifests and names of images take.
         containers: number of them.
         container_bytes: what their disks and markers take.
+        volumes: number of them, in all volume stores that can be reached.
+        volume_bytes: what their disks and markers take, there.
         staged_bytes: what disks that are being made take, and leftovers of those that were not finished.
         free_bytes: what is left there, or None if nobody knows.
         capacity: size of each disk as a guest sees it.
@@ -349,6 +351,8 @@ class Usage:
     metadata_bytes: int
     containers: int
     container_bytes: int
+    volumes: int
+    volume_bytes: int
     staged_bytes: int
     free_bytes: int | None
     capacity: int

@@ -23,6 +23,7 @@ from imgstore.live_disks import LiveDisks
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.vmdk.chain import MAX_DEPTH
 from imgstore.vmdk.check import check_disk
+from imgstore.volumes import FoundVolume, Volumes, disks_of, place_of
 
 _SUMS_LIMIT = 1 << 30
 """Bytes of checksums of one disk; the largest disk has an eighth of it."""
@@ -52,6 +53,7 @@ def check_store(
     images: Images,
     containers: Containers,
     live_disks: LiveDisks,
+    volumes: Volumes,
     *,
     read_data: bool = False,
 ) -> Iterator[Finding]:
@@ -68,6 +70,7 @@ def check_store(
     yield from _check_references(images, catalog)
     yield from _check_file_systems(catalog, disks)
     yield from _check_containers(datastore, catalog, containers, live_disks)
+    yield from _check_volumes(catalog, volumes)
 
 
 def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_data: bool) -> Iterator[Finding]:
@@ -268,3 +271,48 @@ def _check_container_disk(live_disks: LiveDisks, row: ContainerRow) -> Iterator[
         return
     except ImgstoreError as error:
         yield Finding(path, str(error))
+
+
+def _check_volumes(catalog: Catalog, volumes: Volumes) -> Iterator[Finding]:
+    found, problems = volumes.read_all()
+    yield from (Finding(*problem) for problem in problems)
+    stores: dict[str, str] = {}
+    seen: set[str] = set()
+    for volume in found:
+        marker, name = volume.marker, volume.marker.name
+        path = place_of(volume.store, layout.volume_marker(name))
+        if (other := stores.setdefault(name, volume.store.name)) != volume.store.name:
+            yield Finding(path, f"volume store {other} has a volume {name} too, which hides this one")
+        for disk in sorted(disks_of(marker)):
+            yield from _check_volume_disk(volume, disk, marker.capacity if disk == marker.disk else None, seen)
+    for name, users in catalog.volume_users().items():
+        if name not in stores:
+            yield from (Finding(layout.container_marker(user), f"its volume {name} is not there") for user in users)
+    for path in volumes.leftovers():
+        yield Finding(path, "no volume needs this disk")
+
+
+def _check_volume_disk(volume: FoundVolume, disk: str, capacity: int | None, seen: set[str]) -> Iterator[Finding]:
+    """The disk, those that it stands on, and the file system that it shows.
+
+    Args:
+        capacity: that it must have, or None.
+        seen: disks that were looked at; what is looked at is added.
+    """
+    path = layout.volume_disk(disk)
+    place = place_of(volume.store, path)
+    try:
+        with volume.store.disks.read(disk) as chain:
+            if capacity is not None and chain.size != capacity:
+                yield Finding(place, f"has a capacity of {chain.size} bytes, its marker says {capacity}")
+            for file in chain.files:
+                shown = place_of(volume.store, file.path)
+                if shown not in seen:
+                    seen.add(shown)
+                    yield from (Finding(shown, wrong.problem, wrong.offset) for wrong in check_disk(file, sealed=False))
+            for problem in check_file_system(recovered(chain)):
+                yield Finding(f"file system of {place}", f"{problem.object}: {problem.problem}", problem.offset)
+    except InUseError:
+        return
+    except ImgstoreError as error:
+        yield Finding(place, str(error))

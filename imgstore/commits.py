@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from imgstore.instructions import apply_changes
 from imgstore.intake import Intake
 from imgstore.layers.tar_writer import tar_pieces
 from imgstore.live_disks import LiveDisks
+from imgstore.markers import ContainerMarker
 from imgstore.progress import ProgressSink
 from imgstore.run_config import merge_run_config
 from imgstore.stop import Stop
@@ -108,10 +109,11 @@ class Commits:
             layers = self._layers_of(parent)
             if layer is not None and len(layers) == LAYERS_MAX:
                 raise InvalidError(f"container {container.name}: its image has {LAYERS_MAX} layers already")
-            data = _make_config(parent, layer, run_config, marker.id, options)
+            data = _make_config(parent, layer, run_config, marker, options)
             config = parse_image_config(data, f"commit of container {container.name}")
             image = Image(config, layers if layer is None else (*layers, layer))
-            names = names_of(reference, str(config.image_id), None)
+            tagged = datetime.now(UTC).isoformat(timespec="microseconds")
+            names = [replace(name, tagged=tagged) for name in names_of(reference, str(config.image_id), None)]
             return self._intake.take(source, image, names, progress, stop, parent=parent.id).image
 
     def _layers_of(self, image: ImageRow) -> tuple[Descriptor, ...]:
@@ -181,16 +183,15 @@ def _parse_name(text: str) -> Reference:
 
 
 def _make_config(
-    parent: ImageRow, layer: Descriptor | None, run_config: Mapping[str, Any], container_id: str, options: CommitOptions
+    parent: ImageRow, layer: Descriptor | None, run_config: Mapping[str, Any], container: ContainerMarker, options: CommitOptions
 ) -> bytes:
     """The image configuration: that of the parent with one more step."""
     values: dict[str, Any] = json.loads(parent.config)
     time = format_time(options.created or datetime.now(UTC))
-    command = run_config.get("Cmd") or []
     step = {
         "created": time,
         **({"author": options.author} if options.author else {}),
-        "created_by": " ".join(command),
+        "created_by": " ".join(container.config.get("Cmd") or []),
         **({"comment": options.message} if options.message else {}),
         **({} if layer is not None else {"empty_layer": True}),
     }
@@ -198,7 +199,7 @@ def _make_config(
     values |= {
         "created": time,
         "author": options.author,
-        "container": container_id,
+        "container": container.id,
         "config": {name: run_config[name] for name in _OF_AN_IMAGE if run_config.get(name)},
         "rootfs": {**values["rootfs"], "diff_ids": diff_ids},
         "history": [*(values.get("history") or []), step],

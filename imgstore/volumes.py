@@ -33,7 +33,7 @@ from imgstore.markers import SnapshotRecord, VolumeMarker
 from imgstore.timestamps import format_timestamp
 from imgstore.vmdk.chain import Chain
 from imgstore.volume_disks import is_disk_id
-from imgstore.volume_options import DEFAULT_CAPACITY, VolumeOptions, check_name, round_capacity
+from imgstore.volume_options import DEFAULT_CAPACITY, DEFAULT_STORE, VolumeOptions, check_name, round_capacity
 from imgstore.volume_stores import VolumeStore, VolumeStores
 
 DEPTH_LIMIT = 64
@@ -56,6 +56,13 @@ class FoundVolume:
 
     store: VolumeStore
     marker: VolumeMarker
+
+
+class VolumeProblem(NamedTuple):
+    """What could not be read: a volume store or a marker, and why."""
+
+    object: str
+    problem: str
 
 
 class _Survey(NamedTuple):
@@ -85,20 +92,25 @@ class Volumes:
                 return FoundVolume(store, _read(store, name))
         raise NoSuchVolumeError(f"No such volume: {name}")
 
-    def read_all(self) -> tuple[list[FoundVolume], list[str]]:
-        """All volumes, by name; and what could not be read and why, a sentence each, which hides nothing else."""
+    def read_all(self) -> tuple[list[FoundVolume], list[VolumeProblem]]:
+        """All volumes, by name; and what could not be read, which hides nothing else."""
         found: list[FoundVolume] = []
-        stores, problems = self._stores.open_all()
-        warnings = [f"volume store {problem.name}: {problem.problem}" for problem in problems]
+        stores, unusable = self._stores.open_all()
+        problems = [VolumeProblem(f"volume store {store.name}", store.problem) for store in unusable]
         for store in stores:
-            for path in marker_paths(store):
+            try:
+                paths = marker_paths(store)
+            except ImgstoreError as error:
+                problems.append(VolumeProblem(f"volume store {store.name}", str(error)))
+                continue
+            for path in paths:
                 try:
                     found.append(FoundVolume(store, _read_path(store, path)))
                 except NotFoundError:
                     continue  # it was removed since
                 except ImgstoreError as error:
-                    warnings.append(f"volume store {store.name}: {error}")
-        return sorted(found, key=lambda volume: volume.marker.name), warnings
+                    problems.append(VolumeProblem(place_of(store, path), str(error)))
+        return sorted(found, key=lambda volume: (volume.marker.name, volume.store.name != DEFAULT_STORE)), problems
 
     def create(
         self, name: str, options: VolumeOptions, labels: Mapping[str, str], *, image: str = "", exist_ok: bool = False
@@ -329,7 +341,7 @@ class Volumes:
                 found.update((volume.marker.name, sizes.get(volume.marker.disk, 0)) for volume in theirs)
                 continue
             parents: dict[str, str | None] = {}
-            lineages = [self._lineages(volume.store, _named(volume.marker), parents) for volume in theirs]
+            lineages = [self._lineages(volume.store, disks_of(volume.marker), parents) for volume in theirs]
             users = Counter(disk for lineage in lineages for disk in lineage)
             for volume, lineage in zip(theirs, lineages, strict=True):
                 found[volume.marker.name] = sum(sizes.get(disk, 0) for disk in lineage if users[disk] == 1)
@@ -358,13 +370,20 @@ class Volumes:
         stores, _ = self._stores.open_all()
         return sum(sum(store.datastore.usages(layout.VOLUMES).values()) for store in stores)
 
-    def leftovers(self, store: VolumeStore) -> set[str]:
-        """Disks that no volume needs.
-
-        Raises:
-            ImgstoreError: a marker or a disk is damaged, so that nobody knows.
-        """
-        return store.disks.ids() - self._survey(store).needed
+    def leftovers(self) -> list[str]:
+        """Places of disks that no volume needs; none of a volume store where someone is making one, or where a damaged one may need it."""
+        found: list[str] = []
+        stores, _ = self._stores.open_all()
+        for store in stores:
+            with contextlib.suppress(ImgstoreError):
+                making = store.leases.acquire(_MAKING)
+                if making is not None:
+                    try:
+                        strays = store.disks.ids() - self._survey(store).needed
+                    finally:
+                        making.release()
+                    found.extend(place_of(store, layout.volume_disk(disk)) for disk in sorted(strays))
+        return found
 
     # What the operations have in common
 
@@ -455,7 +474,7 @@ class Volumes:
         if users := self._catalog.containers_with(marker.name):
             raise InUseError(f"volume {marker.name} in use by {', '.join(users)}")
         with held(store.leases, _REMOVING):
-            others = self._lineages(store, _named(marker)) - {marker.disk}
+            others = self._lineages(store, disks_of(marker)) - {marker.disk}
             freed = store.disks.size(marker.disk)
             with contextlib.ExitStack() as stack:
                 with contextlib.suppress(NotFoundError, CorruptError):
@@ -515,9 +534,19 @@ class Volumes:
             with contextlib.suppress(NotFoundError):
                 marker = _read_path(store, path)
                 written.add(marker.disk)
-                for disk in _named(marker):
+                for disk in disks_of(marker):
                     needed.update(store.disks.lineage(disk, parents))
         return _Survey(needed, needed - written)
+
+
+def place_of(store: VolumeStore, path: str) -> str:
+    """A path of a volume store, for messages."""
+    return path if store.name == DEFAULT_STORE else f"{store.location}/{path}"
+
+
+def disks_of(marker: VolumeMarker) -> set[str]:
+    """Ids of the disks that a marker names."""
+    return {marker.disk, *(snapshot.disk for snapshot in marker.snapshots)}
 
 
 def marker_paths(store: VolumeStore) -> list[str]:
@@ -543,11 +572,6 @@ def already_exists(name: str) -> AlreadyExistsError:
     return AlreadyExistsError(f"A volume named {name} already exists. Choose a different volume name.")
 
 
-def _named(marker: VolumeMarker) -> set[str]:
-    """Ids of the disks that a marker names."""
-    return {marker.disk, *(snapshot.disk for snapshot in marker.snapshots)}
-
-
 def _read(store: VolumeStore, name: str) -> VolumeMarker:
     return _read_path(store, layout.volume_marker(name))
 
@@ -556,7 +580,7 @@ def _read_path(store: VolumeStore, path: str) -> VolumeMarker:
     marker = markers.decode(VolumeMarker, store.datastore.read_bytes(path, markers.LIMIT), path)
     if layout.volume_marker(marker.name) != path:
         raise CorruptError(f"{path}: is the marker of volume {marker.name}")
-    for disk in _named(marker):
+    for disk in disks_of(marker):
         if not is_disk_id(disk):
             raise CorruptError(f"{path}: {disk[:100]!r} is no id of a disk")
     return marker

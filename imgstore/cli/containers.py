@@ -26,6 +26,7 @@ CONTAINER_COMMANDS: Commands = {
     "create": ("containers", "create", "Make a container: a disk of its own over an image's."),
     "ls": ("containers", "list_containers", "List the containers of the store."),
     "inspect": ("containers", "inspect", "Show all that is known of containers, as JSON."),
+    "commit": ("commits", "commit", "Make an image of what a container changed."),
     "rename": ("containers", "rename", "Give a container another name."),
     "rm": ("containers", "remove", "Remove containers with their disks."),
     "prune": ("containers", "prune", "Remove all containers whose disk no guest has open."),

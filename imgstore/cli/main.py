@@ -33,6 +33,8 @@ COMMANDS: Commands = {
     "load": ("archives", "load", "Load images from a tar archive."),
     "import": ("archives", "import_tree", "Make an image of one layer from a tar archive of a file tree."),
     "container": ("containers", "container", "Make, list and remove containers."),
+    "volume": ("volumes", "volume", "Make, list, copy and remove volumes."),
+    "volume-store": ("volume_stores", "volume_store", "Add, list and forget the places where volumes lie."),
     "check": ("store", "check", "Check catalog, disks, chains and file systems."),
     "df": ("store", "usage", "Show what takes space, and how much is free."),
     "quota": ("store", "quota", "Show or set how much the store may take."),

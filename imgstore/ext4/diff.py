@@ -13,6 +13,7 @@ from typing import NamedTuple
 from imgstore.changes import Change, FileType, HardLink, Whiteout
 from imgstore.errors import CorruptError, UnsupportedError
 from imgstore.ext4.directories import DIRECTORY_TYPE, TYPE_MASK
+from imgstore.ext4.extents import Run
 from imgstore.ext4.inode_diff import changed_inodes, in_use
 from imgstore.ext4.inodes import decode_device
 from imgstore.ext4.name_search import directories_naming
@@ -230,12 +231,14 @@ class _Comparison:
                 for offset, length in self._before.data_segments(old) + self._after.data_segments(new)
                 for place in range(offset, offset + length, _PIECE)
             )
-        written = [run for run in runs if not run.unwritten]
-        return any(self._run_differs(run.physical << BLOCK_SHIFT, (run.physical + run.length) << BLOCK_SHIFT) for run in written)
+        return any(self._run_differs(run, new.size) for run in runs if not run.unwritten)
 
-    def _run_differs(self, start: int, stop: int) -> bool:
-        """Whether bytes of the device do; only changed ranges are read."""
-        for offset, length in self._ranges[max(bisect_right(self._ranges, (start,)) - 1, 0) :]:
+    def _run_differs(self, run: Run, size: int) -> bool:
+        """Whether the bytes of a run of a file of ``size`` bytes do; only changed ranges are read."""
+        start = run.physical << BLOCK_SHIFT
+        stop = start + min(run.length << BLOCK_SHIFT, size - (run.logical << BLOCK_SHIFT))
+        for place in range(max(bisect_right(self._ranges, (start,)) - 1, 0), len(self._ranges)):
+            offset, length = self._ranges[place]
             if offset >= stop:
                 break
             if self._bytes_differ(max(offset, start), min(offset + length, stop)):

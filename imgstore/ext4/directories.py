@@ -142,14 +142,7 @@ def decode_block(
     Raises:
         CorruptError: checksum, lengths, names or inode numbers are wrong.
     """
-    end = BLOCK_SIZE
-    if seed is not None:
-        is_index = indexed and (first or block[:6] == b"\0\0\0\0\0\x10")
-        end = (
-            _prove_index(block, seed, where, _ROOT_COUNT if first else _NODE_COUNT)
-            if is_index
-            else _prove_leaf(block, seed, where)
-        )
+    end = prove_block(block, seed, where, indexed=indexed, first=first)
     offset = 0
     unpack = DIRECTORY_ENTRY.unpack_from
     while offset < end:
@@ -164,6 +157,15 @@ def decode_block(
                 raise CorruptError(f"{where}: entry at byte {offset} has name {name!r} and inode {number}")
             yield name, number << 4 | kind & TYPE_MASK
         offset += length
+
+
+def prove_block(block: bytes, seed: int | None, where: str, *, indexed: bool, first: bool) -> int:
+    """Proves the checksum of one block, all of the arguments being those of ``decode_block``; returns where its entries end."""
+    if seed is None:
+        return BLOCK_SIZE
+    if indexed and (first or block[:6] == b"\0\0\0\0\0\x10"):
+        return _prove_index(block, seed, where, _ROOT_COUNT if first else _NODE_COUNT)
+    return _prove_leaf(block, seed, where)
 
 
 def _prove_leaf(block: bytes, seed: int, where: str) -> int:

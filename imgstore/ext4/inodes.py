@@ -14,6 +14,9 @@ FAST_SYMLINK = 59
 """Longest target, in bytes, that lies in the inode."""
 
 _SECOND = 10**9
+# As int: an IntFlag is slow to compute with, and every inode that is read comes by here.
+_HUGE_FILE = int(InodeFlag.HUGE_FILE)
+_NOT_READ = int(InodeFlag.INLINE_DATA | InodeFlag.EA_INODE)
 _EARLIEST = -(1 << 31)
 _LATEST = (1 << 31) - 1 + (3 << 32)
 
@@ -123,7 +126,7 @@ def decode_inode(raw: bytes, number: int, where: str, *, seed: int | None, orpha
         raise CorruptError(f"{where}: has a name, and no links")
     if len(raw) > 128 and (extra_size & 3 or 128 + extra_size > len(raw)):
         raise CorruptError(f"{where}: extra size is {extra_size}")
-    if flags & (InodeFlag.INLINE_DATA | InodeFlag.EA_INODE):
+    if flags & _NOT_READ:
         raise CorruptError(f"{where}: flags 0x{flags:08x} are of a feature that the file system does not have")
     sectors = blocks | blocks_hi << 32
     return Node(
@@ -137,7 +140,7 @@ def decode_inode(raw: bytes, number: int, where: str, *, seed: int | None, orpha
         links=links,
         flags=flags,
         generation=generation,
-        sectors=sectors * 8 if flags & InodeFlag.HUGE_FILE else sectors,
+        sectors=sectors * 8 if flags & _HUGE_FILE else sectors,
         block=block,
         xattr_block=acl | acl_hi << 32,
         xattr_area=raw[128 + extra_size :] if len(raw) > 128 else b"",

@@ -13,7 +13,7 @@ from imgstore.blocks import BlockDevice
 from imgstore.changes import Change, Entry, FileType, HardLink
 from imgstore.errors import CorruptError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.ext4 import checksums
-from imgstore.ext4.directories import TYPE_MASK, decode_block
+from imgstore.ext4.directories import TYPE_MASK, decode_block, prove_block
 from imgstore.ext4.extents import ExtentTree, Run
 from imgstore.ext4.geometry import SUPER_OFFSET, Geometry, read_super_block
 from imgstore.ext4.groups import GroupTable
@@ -119,9 +119,18 @@ class FileSystem:
         return node
 
     def child(self, directory: Node, name: bytes) -> Node | None:
-        """What ``directory`` has as ``name``, or None. Its blocks are read in their order, the index is not used."""
-        number = next((value >> 4 for found, value in self.directory_entries(directory) if found == name), None)
-        return None if number is None else self.node(number)
+        """What ``directory`` has as ``name``, or None, as for ``.`` and ``..``. Its blocks are read in their order, no index is used."""
+        if name in (b".", b".."):
+            return None
+        seed, inodes, indexed = self.inode_seed(directory), self.geometry.inodes, bool(directory.flags & InodeFlag.INDEX)
+        for where, block, first in self.directory_blocks(directory):
+            if name not in block:
+                prove_block(block, seed, where, indexed=indexed, first=first)
+                continue
+            for found, value in decode_block(block, seed, inodes, where, indexed=indexed, first=first):
+                if found == name:
+                    return self.node(value >> 4)
+        return None
 
     def list_directory(self, node: Node) -> list[tuple[bytes, int, FileType]]:
         """(name, inode, type) of what is in a directory, without ``.`` and ``..``, sorted by the bytes of the names.

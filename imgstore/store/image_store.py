@@ -157,6 +157,7 @@ class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes)
             self._images,
             self._containers,
             self._live_disks,
+            self._volumes,
             read_data=read_data,
         )
 
@@ -176,6 +177,8 @@ class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes)
             metadata_bytes=self._usage(layout.IMAGES) + self._usage(layout.REFERENCES),
             containers=self._catalog.count_containers(),
             container_bytes=measure(self._datastore, layout.CONTAINERS),
+            volumes=sum(store.volumes for store in self.volume_stores()),
+            volume_bytes=self._volumes.used_bytes(),
             staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
             free_bytes=free,
             capacity=self._disks.capacity,

@@ -70,11 +70,11 @@ class Volumes(StoreCore):
             InvalidError: an unknown filter, or a value that makes no sense.
         """
         wanted = parse_list_filters(filters or {})
-        found, warnings = self._volumes.read_all()
+        found, problems = self._volumes.read_all()
         users = self._catalog.volume_users()
         sizes = self._volumes.own_sizes(found)
         volumes = [_shown(volume, sizes[volume.marker.name], users.get(volume.marker.name, ())) for volume in found]
-        return wanted.select(volumes), warnings
+        return wanted.select(volumes), [f"{problem.object}: {problem.problem}" for problem in problems]
 
     def volume(self, name: str) -> Volume:
         """The volume of that name.

@@ -20,6 +20,7 @@ from imgstore.changes import FileType
 from imgstore.ext4.check import check_file_system
 from imgstore.ext4.diff import Difference, diff, layer_changes
 from imgstore.ext4.reader import FileSystem
+from imgstore.ext4.recovery import RecoveredDevice, recovered
 from imgstore.layers.tar_reader import read_changes
 from imgstore.layers.tar_writer import write_tar
 from tests.ext4_layers import MIB, FileBlockDevice, apply_layer, formatted_file
@@ -99,10 +100,14 @@ def changed_grains(before: Path, after: Path) -> list[tuple[int, int]]:
 
 @contextmanager
 def differences(base: Base, image: Path, *, exact: bool) -> Iterator[tuple[FileSystem, list[Difference]]]:
-    """The file system now, and its differences."""
+    """The file system as a guest finds it now, and its differences."""
     with FileBlockDevice(base.image) as old, FileBlockDevice(image) as new:
-        after = FileSystem(new)
-        yield after, diff(FileSystem(old), after, changed_grains(base.image, image), exact=exact)
+        device = recovered(new)
+        changed = changed_grains(base.image, image)
+        if isinstance(device, RecoveredDevice):
+            changed += device.changed
+        after = FileSystem(device)
+        yield after, diff(FileSystem(old), after, changed, exact=exact)
 
 
 def write_layer(after: FileSystem, found: list[Difference], path: Path) -> Path:
@@ -213,6 +218,26 @@ def test_random_edits_by_the_kernel(base: Base, tmp_path: Path, seed: int) -> No
     with mounted(image, writable=True) as root:
         edit_at_random(root, random.Random(seed), 200)
         tree_after = tree_of(root)
+    assert_told(base, image, tree_after, tmp_path)
+
+
+def test_what_is_only_in_the_journal(base: Base, tmp_path: Path) -> None:
+    """The power fails: the image is taken while it is mounted, with a file that is open and has no name any more."""
+    mounted_image, image, replayed = (tmp_path / name for name in ("mounted", "after", "replayed"))
+    copy(base.image, mounted_image)
+    with mounted(mounted_image, writable=True) as root:
+        for name in COMBINED:
+            EDITS[name](root)
+        with (root / "nameless").open("wb") as file:
+            file.write(b"x" * 100_000)
+            (root / "nameless").unlink()
+            run("sync", "--file-system", root)
+            copy(mounted_image, image)
+    copy(image, replayed)
+    with mounted(replayed, writable=True) as root:
+        tree_after = tree_of(root)
+    with FileBlockDevice(image) as device:
+        assert isinstance(recovered(device), RecoveredDevice)
     assert_told(base, image, tree_after, tmp_path)
 
 

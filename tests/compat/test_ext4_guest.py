@@ -17,9 +17,9 @@ from imgstore.blocks import BlockDevice
 from imgstore.changes import FileType
 from imgstore.errors import UnsupportedError
 from imgstore.ext4.check import check_file_system
+from imgstore.ext4.log import Log
 from imgstore.ext4.reader import FileSystem
 from imgstore.ext4.recovery import RecoveredDevice, recover, recovered
-from imgstore.ext4.structures import JournalSuperBlock
 from imgstore.ext4.writer import LayerWriter
 from tests.compat.test_ext4_kernel import tree_of_reader
 from tests.ext4_layers import EVERY_STRUCTURE, MIB, FileBlockDevice, apply_layer, formatted_file, regular, sparse
@@ -47,6 +47,13 @@ def guest(image: Path, options: str = "") -> Iterator[Path]:
     finally:
         run("umount", directory)
         directory.rmdir()
+
+
+def sync(root: Path) -> None:
+    """A full commit of this one file system."""
+    descriptor = os.open(root, os.O_RDONLY)
+    assert _LIBC.syncfs(descriptor) == 0
+    os.close(descriptor)
 
 
 class Work:
@@ -230,7 +237,7 @@ def test_power_cuts(tmp_path: Path, options: str) -> None:
     cuts = []
     with guest(tmp_path / "image", options) as root, ExitStack() as open_files:
         work = Work(root, 1)
-        for number in range(3):
+        for number in range(2):
             work.run(120)
             removed = open_files.enter_context((root / "open").open("wb"))
             removed.write(b"x" * 300_000)
@@ -241,7 +248,7 @@ def test_power_cuts(tmp_path: Path, options: str) -> None:
             descriptor = os.open(root / "gone", os.O_RDONLY)
             open_files.callback(os.close, descriptor)
             (root / "gone").rmdir()
-            os.sync()
+            sync(root)
             work.run(30)
             cuts.append(copy(tmp_path / "image", f"cut-{number}"))
     for cut in cuts:
@@ -279,35 +286,41 @@ def test_unmounted(tmp_path: Path) -> None:
         assert diff(without_sockets(tree_of(root)), found) == []
 
 
-def test_log_that_went_round(tmp_path: Path) -> None:
-    """4 MiB of journal under many more commits; the last transactions lie across its end."""
-    with formatted_file(tmp_path / "image") as device:
-        image = device.path
-    with guest(image, "data=journal") as root:
+@pytest.mark.parametrize("fast", [False, True], ids=["", "fast_commit"])
+def test_log_that_went_round(tmp_path: Path, fast: bool) -> None:
+    """Many more commits than the journal holds; the last transactions lie across its end, where fast commits have their own blocks."""
+    image = tmp_path / "image"
+    if fast:
+        run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-O", "^orphan_file,fast_commit", "-J", "size=5", image, "64M")
+    else:
+        formatted_file(image).close()
+    with guest(image) as root:
         for number in range(4000):
-            with (root / f"file-{number % 50}").open("wb") as file:
-                file.write(b"%d" % number * 3000)
-                os.fsync(file.fileno())
-            if number > 200 and number % 10 == 0 and log_lies_across_the_end(image):
+            for inner in range(5):
+                (root / f"directory-{number % 30}" / f"{inner}").mkdir(parents=True, exist_ok=True)
+                (root / f"directory-{(number + 15) % 30}" / f"{inner}").joinpath("file").unlink(missing_ok=True)
+                (root / f"directory-{number % 30}" / f"{inner}" / "file").write_bytes(b"%d" % number)
+            sync(root)
+            if number > 50 and log_lies_across_the_end(image):
                 break
         else:
             pytest.fail("the log never lay across the end of the journal")
         cut = copy(image, "cut")
-    assert_recovers(cut)
+    expected = tree_after_the_kernel(cut)
+    assert diff(expected, tree_as_recovered(cut)) == []
+    with FileBlockDevice(cut) as device:
+        assert recover(device)
+    assert_clean(cut)
 
 
 def log_lies_across_the_end(image: Path) -> bool:
-    """Whether a commit block at the front of the log is younger than the one that the journal's superblock names."""
+    """Whether the first block of the log is younger than the transaction that the journal's superblock names, and lies before it."""
     with FileBlockDevice(image) as device:
-        view = recovered(device)
-        file_system = FileSystem(view)
-        (run_of_journal,) = file_system.runs(file_system.node(file_system.super_block.journal_inum))
-        offset = run_of_journal.physical * 4096
-        journal = JournalSuperBlock.from_bytes(device.read(offset, 4096))
-        second = device.read(offset + 4096, 12)
-        return (
-            journal.start > 900 and second[:4] == b"\xc0\x3b\x39\x98" and int.from_bytes(second[8:12], "big") > journal.sequence
-        )
+        file_system = FileSystem(recovered(device))
+        log = Log(device, list(file_system.runs(file_system.node(file_system.super_block.journal_inum))))
+        head = log.read(log.super_block.first)
+        magic, sequence = head[:4], int.from_bytes(head[8:12], "big")
+        return log.super_block.start > 1 and magic == b"\xc0\x3b\x39\x98" and sequence > log.super_block.sequence
 
 
 @pytest.mark.parametrize("size", [0, 1000, 4096 * 3, 8192 * 341 + 7, 8192 * 700, 8192 * 1400 + 100])
@@ -344,12 +357,13 @@ FOREIGN = {
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_file_systems_of_mke2fs(tmp_path: Path, kind: str) -> None:
     features, options = FOREIGN[kind]
+    need("mke2fs")
     image = tmp_path / "image"
     run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-O", f"^orphan_file,{features}", image, "128M")
     with guest(image, options) as root:
         work = Work(root, 3)
         work.run(150)
-        os.sync()
+        sync(root)
         work.run(10)
         cut = copy(image, "cut")
     expected = tree_after_the_kernel(cut)
@@ -367,7 +381,7 @@ def test_fast_commits_are_refused(tmp_path: Path) -> None:
     run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-O", "^orphan_file,fast_commit", image, "128M")
     with guest(image) as root:
         (root / "slow").touch()
-        os.sync()
+        sync(root)
         with (root / "fast").open("wb") as file:
             file.write(b"x" * 5000)
             os.fsync(file.fileno())

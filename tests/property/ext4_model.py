@@ -101,10 +101,12 @@ def describe_model(tree: Tree) -> dict[bytes, tuple[object, ...]]:
     return found
 
 
-def describe_file_system(file_system: FileSystem) -> dict[bytes, tuple[object, ...]]:
-    """Type, mode, uid, mtime, content, target, xattrs and first name of every file."""
+def describe_file_system(file_system: FileSystem, *, without: bytes | None = None) -> dict[bytes, tuple[object, ...]]:
+    """Type, mode, uid, mtime, content, target, xattrs and first name of every file but those in ``without``."""
     found: dict[bytes, tuple[object, ...]] = {}
     for change in file_system.changes():
+        if without is not None and change.path.split(b"/")[0] == without:
+            continue
         if isinstance(change, HardLink):
             found[change.path] = (*found[change.target][:-1], change.target)
             continue

@@ -227,6 +227,13 @@ def test_parent_that_is_none(device: MemoryBlockDevice, parent: bytes) -> None:
         diff(FileSystem(device), FileSystem(after), WHOLE)
 
 
+def test_directory_without_parent(device: MemoryBlockDevice) -> None:
+    after = copy_of(device)
+    change_directory(after, b"a/b", lambda block: block.__setitem__(slice(block.index(b".."), block.index(b"..") + 2), b"xx"))
+    with pytest.raises(CorruptError, match="has no \\.\\."):
+        diff(FileSystem(device), FileSystem(after), WHOLE)
+
+
 def test_fewer_names_than_links(device: MemoryBlockDevice) -> None:
     after = copy_of(device)
     change_inode(after, b"a/one", lambda raw: raw.__setitem__(26, 5))
