@@ -69,7 +69,11 @@ _MAX_REMEMBERED: Final = 1 << 14
 
 
 def read_changes(
-    pieces: Iterable[Bytes], *, capacity: int, announce: Callable[[int, int], None] = lambda offset, length: None
+    pieces: Iterable[Bytes],
+    *,
+    capacity: int,
+    announce: Callable[[int, int], None] = lambda offset, length: None,
+    whiteouts: bool = True,
 ) -> Iterator[Change]:
     """The Changes of the tar that ``pieces`` make, in the order of the archive.
 
@@ -84,13 +88,14 @@ def read_changes(
         capacity: bytes of the disk; an entry larger than that is refused before its data is looked at.
         announce: called with the offset in the tar and the length of each Entry's data, before the Entry is yielded and before the first
             piece is asked for behind the one that the data begins in.
+        whiteouts: False for a tar that is no layer: names that begin with ``.wh.`` are names of files in it.
 
     Raises:
         TarError: damaged, cut off, ambiguous, or beyond a bound; at the entry that is.
         NoSpaceError: an entry is larger than ``capacity``.
         RuntimeError: an Entry's data is read after the next Change was asked for.
     """
-    return _TarReader(pieces, capacity, announce).changes()
+    return _TarReader(pieces, capacity, announce, whiteouts).changes()
 
 
 class _StoredData:
@@ -192,10 +197,11 @@ def _with_acls(file_type: FileType, mode: int, xattrs: Mapping[bytes, bytes]) ->
 class _TarReader:
     """One reading of one tar."""
 
-    def __init__(self, pieces: Iterable[Bytes], capacity: int, announce: Callable[[int, int], None]) -> None:
+    def __init__(self, pieces: Iterable[Bytes], capacity: int, announce: Callable[[int, int], None], whiteouts: bool) -> None:
         self._cursor = PieceCursor(pieces)
         self._capacity = capacity
         self._announce = announce
+        self._whiteouts = whiteouts
         self._remembered: dict[bytes, int] = {}
         self._body: _StoredData | None = None
         self._body_padding = 0
@@ -345,7 +351,7 @@ class _TarReader:
         if size > self._capacity:
             self._no_space(size)
 
-        if b".wh." in path and has_whiteout(path):
+        if b".wh." in path and self._whiteouts and has_whiteout(path):
             return self._special_name(path, flag, size)
         if file_type is None:
             return self._hard_link(path, self._link(header, extensions))
@@ -443,7 +449,7 @@ class _TarReader:
         target = normal_path(link, "link target")
         if not path or not target or target == path:
             raise MalformedError(f"is a hard link to {shown(target)}, which cannot be")
-        if has_whiteout(target):
+        if self._whiteouts and has_whiteout(target):
             raise MalformedError(f"is a hard link to a special name: {shown(target)}")
         return HardLink(path, target)
 

@@ -65,7 +65,7 @@ def write_tar(changes: Iterable[Change], write: Callable[[Bytes], object]) -> No
         write(piece)
 
 
-def tar_pieces(changes: Iterable[Change]) -> Iterator[Bytes]:
+def tar_pieces(changes: Iterable[Change], *, whiteouts: bool = True) -> Iterator[Bytes]:
     """The Changes, in their order, and the end of the archive, in pieces of up to about a MiB, each valid until the next is asked for.
 
     A hard link carries the attributes of its target, if that came before: docker applies them again. For this about 200 bytes
@@ -74,13 +74,15 @@ def tar_pieces(changes: Iterable[Change]) -> Iterator[Bytes]:
     What came before an error is no archive.
 
     Args:
-        changes: each Entry's data is read before the next Change is asked for.
+        changes: each Entry's data is read before the next Change is asked for. A path may begin with ``/`` or with ``./``.
+        whiteouts: False for a tar that is no layer, in which a name may begin with ``.wh.``.
 
     Raises:
-        InvalidError: a Change that a tar cannot hold: a name that begins with ``.wh.``, or an Entry whose data is not as long as it says.
+        InvalidError: a Change that a tar cannot hold: a name that begins with ``.wh.`` in a layer, or an Entry whose data is not as
+            long as it says.
     """
     small = bytearray()
-    writer = _TarWriter()
+    writer = _TarWriter(whiteouts)
     for change in changes:
         for piece in writer.add(change):
             if len(piece) <= _SMALL:
@@ -95,7 +97,8 @@ def tar_pieces(changes: Iterable[Change]) -> Iterator[Bytes]:
 
 
 class _TarWriter:
-    def __init__(self) -> None:
+    def __init__(self, whiteouts: bool) -> None:
+        self._check_name = _check_name if whiteouts else _allow_name
         self._attributes: dict[bytes, _Attributes] = {}
         self._shared: dict[_Attributes, _Attributes] = {}
 
@@ -104,26 +107,26 @@ class _TarWriter:
             case Entry():
                 yield from self._add_entry(change)
             case HardLink(path, target):
-                _check_name(path)
-                _check_name(target)
+                self._check_name(path)
+                self._check_name(target)
                 yield self._header(path, b"1", self._attributes.get(target, _NO_ATTRIBUTES), link=target)
             case Whiteout(path):
-                _check_name(path)
+                self._check_name(path)
                 parent, slash, name = path.rpartition(b"/")
                 if not name or len(name) + len(WHITEOUT_PREFIX) > MAX_COMPONENT:
                     raise InvalidError(f"whiteout of {shown(path)}: a tar has no name for it")
                 yield self._header(parent + slash + WHITEOUT_PREFIX + name, b"0", (0, 0, 0, 0))
             case Opaque(path):
-                _check_name(path)
+                self._check_name(path)
                 yield self._header(path + b"/" + OPAQUE_NAME if path else OPAQUE_NAME, b"0", (0, 0, 0, 0))
 
     def _add_entry(self, entry: Entry) -> Iterator[Bytes]:
-        _check_name(entry.path)
+        self._check_name(entry.path)
         attributes = (entry.mode, entry.uid, entry.gid, entry.mtime_ns)
         name = entry.path
         records: dict[bytes, bytes] = {}
         if entry.type is FileType.DIRECTORY:
-            name = name + b"/" if name else b"./"
+            name = name if name.endswith(b"/") else name + b"/" if name else b"./"
         else:
             self._attributes[entry.path] = self._shared.setdefault(attributes, attributes)
         for xattr, value in sorted(entry.xattrs.items()):
@@ -299,6 +302,10 @@ class _Exact:
 def _check_name(path: bytes) -> None:
     if has_whiteout(path):
         raise InvalidError(f"entry {shown(path)}: a name that begins with .wh. means a whiteout in a layer")
+
+
+def _allow_name(path: bytes) -> None:
+    pass
 
 
 def _split_name(name: bytes) -> tuple[bytes | None, bytes]:
