@@ -50,7 +50,7 @@ def open_input(source: Path | BinaryIO, name: str, directory: Path | None) -> It
         spool = stack.enter_context(tempfile.TemporaryFile(dir=directory))
         size = 0
         try:
-            pieces = inflate_archive(_chunks(body, name))
+            pieces = inflate_archive(read_chunks(body, name))
             for piece in stack.enter_context(contextlib.closing(read_ahead(pieces, _AHEAD, name="imgstore-inflate"))):
                 size += len(piece)
                 if size > SIZE_MAX:
@@ -86,7 +86,12 @@ def _is_plain(body: BinaryIO) -> bool:
         return False
 
 
-def _chunks(body: BinaryIO, name: str) -> Iterator[bytes]:
+def read_chunks(body: BinaryIO, name: str) -> Iterator[bytes]:
+    """What an open body has from where it stands, in pieces of at most a MiB.
+
+    Raises:
+        UnavailableError: from the iterator: it cannot be read on.
+    """
     while True:
         try:
             chunk = body.read(_CHUNK)

@@ -6,7 +6,7 @@ inodes, encryption, casefolding, bigalloc, files mapped by indirect blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from imgstore.blocks import BlockDevice
@@ -84,7 +84,7 @@ class FileSystem:
         if self.super_block.feature_incompat & IncompatFeature.RECOVER:
             raise UnsupportedError(
                 f"SuperBlock at byte {SUPER_OFFSET}: the journal must be replayed first",
-                hint="mount the file system once, run e2fsck on it, or read what imgstore.ext4.recovery shows",
+                hint="mount the file system once, run e2fsck on it, or open what recovered() shows",
             )
         self.groups = GroupTable.load(device, self.geometry)
 
@@ -317,13 +317,18 @@ class FileSystem:
             found.update(decode_xattr_block(data, block, self.geometry.checksum_seed, where))
         return dict(sorted(found.items()))
 
-    def changes(self, path: bytes = b"") -> Iterator[Change]:
+    def changes(self, path: bytes = b"", *, without: Collection[bytes] = ()) -> Iterator[Change]:
         """The tree at ``path`` as Changes that make it anew, parents first, names in the order of their bytes.
 
         The first name of an inode is an Entry, later ones are HardLinks. Paths count from the root of the file system. Holes are
         told by ``segments``. Sockets are left out: a layer cannot hold one.
 
+        Args:
+            path: in normal form; no symlink is followed.
+            without: paths that are left out, with all that is below them.
+
         Raises:
+            NotFoundError: there is nothing at ``path``.
             CorruptError: something is damaged, or a directory has two names.
         """
         linked: dict[int, bytes] = {}
@@ -332,7 +337,7 @@ class FileSystem:
         while pending:
             path, number = pending.pop()
             node = self.node(number)
-            if node.type is FileType.SOCKET:
+            if node.type is FileType.SOCKET or path in without:
                 continue
             if node.type is FileType.DIRECTORY:
                 if node.number in directories:

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 
 from imgstore.blocks import WritableBlockDevice
 from imgstore.changes import NO_XATTRS, Change, Entry, FileType, HardLink, Opaque, Whiteout
+from imgstore.errors import InvalidError, NotFoundError
 from imgstore.ext4.allocation import BlockAllocator, FileSystemFullError, InodeAllocator
 from imgstore.ext4.directories import DIRECTORY_TYPE, TYPE_MASK
 from imgstore.ext4.features import prove_writable
 from imgstore.ext4.geometry import SUPER_OFFSET, write_super_block
 from imgstore.ext4.groups import BaseMetadata
 from imgstore.ext4.inode_writer import Attributes, ChangeError, InodeWriter
-from imgstore.ext4.inodes import DIRENT_TYPES
+from imgstore.ext4.inodes import DIRENT_TYPES, FILE_TYPES, Node
 from imgstore.ext4.pages import WritablePageCache
 from imgstore.ext4.reader import FileSystem, show_path
 from imgstore.ext4.stream import BlockStream
-from imgstore.ext4.structures import LINK_MAX
+from imgstore.ext4.structures import LINK_MAX, ROOT_INODE
 from imgstore.ext4.tree import Directory, DirectoryTree
 from imgstore.ext4.xattrs import XattrsError
 
@@ -90,6 +91,43 @@ class LayerWriter:
         self._implied = Attributes(0o755, 0, 0, now_ns or 0, NO_XATTRS)
         self._stream = stream
         self._tree = DirectoryTree(self._file_system, self._inodes)
+
+    def type_at(self, path: bytes) -> FileType | None:
+        """The type of what is at ``path``, in normal form, after the Changes so far; None if nothing is. No link is followed."""
+        value = self._value_at(path)
+        if value is None:
+            return None
+        return FILE_TYPES.get(value & TYPE_MASK) or self._file_system.node(value >> 4).type
+
+    def target_at(self, path: bytes) -> bytes:
+        """The target of the symlink at ``path``; see ``type_at``.
+
+        Raises:
+            NotFoundError: nothing is there.
+        """
+        return self._file_system.read_target(self._node_at(path))
+
+    def xattrs_at(self, path: bytes) -> dict[bytes, bytes]:
+        """The extended attributes of what is at ``path``; see ``type_at``.
+
+        Raises:
+            NotFoundError: nothing is there.
+        """
+        return self._file_system.read_xattrs(self._node_at(path))
+
+    def _value_at(self, path: bytes) -> int | None:
+        if not path:
+            return ROOT_INODE << 4 | DIRECTORY_TYPE
+        above, _, name = path.rpartition(b"/")
+        directory = self._tree.find(above)
+        return None if directory is None else directory.entries.get(name)
+
+    def _node_at(self, path: bytes) -> Node:
+        value = self._value_at(path)
+        if value is None:
+            raise NotFoundError(f"{show_path(path)}: no such file in the file system")
+        self._stream.flush()  # it may be of these very Changes
+        return self._file_system.node(value >> 4)
 
     def apply(self, change: Change) -> None:
         """Applies one Change; the data of an Entry are read to their end.
@@ -242,13 +280,14 @@ class LayerWriter:
 
         Raises:
             FileSystemFullError: the blocks do not suffice for the directories.
+            InvalidError: a directory has more names than its index, or more directories than its links, can count.
         """
         for directory in self._tree.changed():
             self._files.touch_directory(directory.number, stated=directory.stated)
             try:
                 self._files.write_directory(directory.number, directory.parent, directory.entries)
-            except FileSystemFullError as error:
-                raise FileSystemFullError(f"{show_path(directory.path)}: {error}") from None
+            except (FileSystemFullError, InvalidError) as error:
+                raise type(error)(f"{show_path(directory.path)}: {error}") from None
         self._stream.flush()
         self._blocks.save()
         self._inodes.save()

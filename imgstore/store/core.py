@@ -13,6 +13,7 @@ from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog
 from imgstore.config import DEFAULT_DISK_SIZE
 from imgstore.containers import Containers
+from imgstore.copies.trees import ContainerTrees
 from imgstore.datastores.datastore import Datastore
 from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
@@ -60,6 +61,7 @@ class StoreCore:
         self._listing = Listing(datastore, catalog)
         self._volume_stores = VolumeStores(datastore, directory)
         self._volumes = Volumes(self._volume_stores, catalog)
+        self._trees = ContainerTrees(self._live_disks, self._volumes, leases)
         self._quota = Quota(datastore, leases, self._volumes.used_bytes)
         self._intake = Intake(self._disks, self._images, catalog, leases, self._quota, directory, self._tidy)
         self._registries = registries

@@ -26,6 +26,7 @@ from imgstore.location import CATALOG
 from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
 from imgstore.store.commits import ContainerCommits
+from imgstore.store.container_files import ContainerFiles
 from imgstore.store.transfers import Transfers, parse_config
 from imgstore.store.volumes import Volumes
 
@@ -33,7 +34,7 @@ _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, ContainerCommits, Volumes):
+class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.
@@ -193,6 +194,7 @@ class ImageStore(Transfers, Archives, ContainerCommits, Volumes):
             images=images,
             layers=layers,
             shared_layers=shared,
+            containers=self._catalog.count_containers(),
             capacity=self._disks.capacity,
             space=None if space is None else space.total,
             free_space=None if space is None else space.free,

@@ -81,9 +81,13 @@ def test_a_driver_that_is_none() -> None:
     assert str(caught.value) == "error looking up volume plugin nfs: plugin not found"
 
 
-@pytest.mark.parametrize("name", ["a", "0", "a.b-c_D", "x" * 255, new_name()])
+@pytest.mark.parametrize("name", ["a", "0", "a.b-c_D", "x" * 255])
 def test_names(name: str) -> None:
     check_name(name)
+
+
+def test_names_that_are_made_up() -> None:
+    check_name(new_name())
 
 
 @pytest.mark.parametrize("name", ["", ".a", "-a", "a b", "a/b", "a@b", "a\n", "ä", "../x"])
