@@ -367,6 +367,7 @@ class StoreInfo:
         directory: where it lies on this machine, or None for one in memory.
         images, layers: how many there are; layers that several images have count once.
         shared_layers: how many of these several images have.
+        containers: how many there are.
         capacity: bytes of each disk as a guest sees it.
         space, free_space: bytes of the datastore, or None if nobody knows.
         registries: how registries are reached.
@@ -377,6 +378,7 @@ class StoreInfo:
     images: int
     layers: int
     shared_layers: int
+    containers: int
     capacity: int
     space: int | None
     free_space: int | None

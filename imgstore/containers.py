@@ -71,11 +71,10 @@ class Containers:
             raise
         return rows
 
-    def check_name(self, name: str) -> None:
-        """Raises NameTakenError if a container has the name."""
-        owner = self._catalog.container_named(name)
-        if owner is not None:
-            raise NameTakenError(name, owner.id)
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raises NameTakenError if a container has one of the names."""
+        for name, owner in self._catalog.name_owners(names).items():
+            raise NameTakenError(name, owner)
 
     def find(self, text: str) -> ContainerRow:
         """The container that ``text`` names: its id, its name with or without a slash, or the unambiguous start of its id.
@@ -112,7 +111,7 @@ class Containers:
             if row.name == new.removeprefix("/"):
                 raise InvalidError("Renaming a container with the same name as its current name")
             name = check_container_name(new)
-            self.check_name(name)
+            self.check_names([name])
             data = markers.encode(msgspec.structs.replace(marker_of(row), name=name))
             self._datastore.write_atomic(layout.container_marker(row.id), data)
             renamed = replace(row, name=name, marker=data)
@@ -243,7 +242,7 @@ def row_of(marker: markers.ContainerMarker, data: bytes) -> ContainerRow:
     Args:
         data: the marker's file.
     """
-    volumes = tuple(dict.fromkeys(mount.volume for mount in marker.mounts))
+    volumes = tuple(sorted({mount.volume for mount in marker.mounts}))
     return ContainerRow(marker.id, marker.name, marker.created, marker.image_id, marker.chain_id, data, volumes)
 
 

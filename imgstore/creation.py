@@ -20,11 +20,13 @@ from imgstore.base_structure import add_base_structure
 from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog, ContainerRow, ImageRow, NameTakenError
 from imgstore.container_names import check_container_name, generate_container_name
+from imgstore.container_volumes import anonymous_volumes, named_volumes, remove_anonymous
 from imgstore.containers import CREATING, Containers, format_created
 from imgstore.datastores.datastore import Datastore
 from imgstore.disks import Disks
 from imgstore.errors import CorruptError, InvalidError, NotFoundError
 from imgstore.ext4.grow import grow_file_system
+from imgstore.ext4.reader import FileSystem
 from imgstore.gc import kept
 from imgstore.images import Images
 from imgstore.leases import Leases, held
@@ -32,7 +34,9 @@ from imgstore.live_disks import LiveDisks, NewDisk, ParentLink
 from imgstore.mounts import plan_mounts
 from imgstore.quota import Quota
 from imgstore.run_config import merge_run_config
+from imgstore.vmdk.chain import open_chain
 from imgstore.vmdk.hosted import open_disk
+from imgstore.volumes import Volumes
 from registry_client.platform import Platform, choose
 
 COUNT_MAX = 100_000
@@ -68,6 +72,7 @@ class Creation:
         live_disks: LiveDisks,
         images: Images,
         containers: Containers,
+        volumes: Volumes,
         quota: Quota,
     ) -> None:
         self._datastore = datastore
@@ -77,6 +82,7 @@ class Creation:
         self._live_disks = live_disks
         self._images = images
         self._containers = containers
+        self._volumes = volumes
         self._quota = quota
 
     def create(self, reference: str, name: str | None, options: CreateOptions) -> ContainerRow:
@@ -89,22 +95,35 @@ class Creation:
             NoSuchImageError, InvalidError, NameTakenError, QuotaExceededError: see the store.
         """
         if name is not None:
-            self._containers.check_name(check_container_name(name))
+            name = check_container_name(name)
+            self._containers.check_names([name])
         with self._planned(reference, options) as plan:
-            chosen = self._free_name() if name is None else name.removeprefix("/")
-            return self._make(plan, [chosen])[0]
+            return self._make(plan, [self._free_name() if name is None else name])[0]
 
     def create_many(self, reference: str, count: int, prefix: str | None, options: CreateOptions) -> list[ContainerRow]:
         """Containers named ``<prefix>-1`` to ``<prefix>-<count>``: all of them, or, unless the machine stops meanwhile, none.
 
-        Takes three flushes of the storage, however many they are; options that are to be written into each disk take one each.
+        Takes three flushes of the storage, however many they are; what is to be written for each, into its disk or into a volume of its
+        own, takes some more each.
         """
         if not 1 <= count <= COUNT_MAX:
             raise InvalidError(f"{count} containers: from 1 to {COUNT_MAX} can be made at once")
         chosen = f"{generate_container_name()}_{secrets.token_hex(3)}" if prefix is None else prefix
         names = [check_container_name(f"{chosen}-{number}") for number in range(1, count + 1)]
+        self._containers.check_names(names)
         with self._planned(reference, options) as plan:
-            return self._make(plan, names)
+            if all(mount.volume for mount in plan.mounts):
+                return self._make(plan, names)
+            made: list[ContainerRow] = []
+            try:
+                for each in names:  # volumes of their own are made one by one anyhow, and are leased until the container is there
+                    made += self._make(plan, [each])
+            except BaseException:
+                for row in made:
+                    self._containers.remove(row.id)
+                    remove_anonymous(self._volumes, row.volumes)
+                raise
+            return made
 
     @contextlib.contextmanager
     def _planned(self, reference: str, options: CreateOptions) -> Iterator[_Plan]:
@@ -125,7 +144,6 @@ class Creation:
         mounts = plan_mounts(options.mounts, config["Volumes"])
         parent = self._parent([layer.chain_id for layer in image.layers])
         capacity = _capacity(options.size, parent.size)
-        records = tuple(markers.MountRecord(mount.volume, mount.destination, mount.read_only) for mount in mounts)
         marker = markers.ContainerMarker(
             id="",
             name="",
@@ -136,11 +154,11 @@ class Creation:
             platform=str(platform),
             capacity=capacity,
             read_only=options.read_only,
-            mounts=records,
+            mounts=(),
             config=config,
             host_config=dict(options.host_config),
         )
-        return _Plan(marker, parent, options.vic_base)
+        return _Plan(marker, parent, options.vic_base, mounts)
 
     def _parent(self, chain_ids: Sequence[str]) -> ParentLink:
         """The disk that containers of these layers stand on."""
@@ -151,8 +169,24 @@ class Creation:
             return ParentLink(path, disk.cid, disk.capacity)
 
     def _make(self, plan: _Plan, names: Sequence[str]) -> list[ContainerRow]:
+        """Makes them; if a mount of theirs has no volume, there is one of them."""
         self._quota.check(len(names) * _STORAGE)
-        new = plan.markers_of(names)
+        with contextlib.ExitStack() as stack:
+            mounts = stack.enter_context(self._mounted(plan)) if plan.mounts else ()
+            return self._make_disks(plan, plan.markers_of(names, mounts))
+
+    @contextlib.contextmanager
+    def _mounted(self, plan: _Plan) -> Iterator[Sequence[Mount]]:
+        with open_chain(self._datastore.open, plan.parent.path) as chain:
+            tree = FileSystem(chain)
+            image = plan.marker.image
+            with (
+                named_volumes(self._volumes, plan.mounts, image, tree),
+                anonymous_volumes(self._volumes, plan.mounts, image, tree) as mounts,
+            ):
+                yield mounts
+
+    def _make_disks(self, plan: _Plan, new: Sequence[markers.ContainerMarker]) -> list[ContainerRow]:
         nonce = secrets.token_hex(8)
         # The one keeps others from taking our disks for leftovers; of the other a file stays if we die, which has the next start look.
         with held(self._leases, CREATING, shared=True), held(self._leases, f"creation-{nonce}"):
@@ -184,7 +218,7 @@ class Creation:
         for number in range(_NAME_TRIES):
             name = generate_container_name() + (f"_{secrets.token_hex(2)}" if number else "")
             with contextlib.suppress(NameTakenError):
-                self._containers.check_name(name)
+                self._containers.check_names([name])
                 return name
         return secrets.token_hex(6)
 
@@ -194,19 +228,22 @@ class _Plan:
     """What the containers of one call share.
 
     Attributes:
-        marker: without id, name, time and hostname.
+        marker: without id, name, time, hostname and mounts.
+        mounts: where one has no volume, each container gets a new one.
     """
 
     marker: markers.ContainerMarker
     parent: ParentLink
     vic_base: bool
+    mounts: Sequence[Mount]
 
-    def markers_of(self, names: Sequence[str]) -> list[markers.ContainerMarker]:
+    def markers_of(self, names: Sequence[str], mounts: Sequence[Mount]) -> list[markers.ContainerMarker]:
         """Those of new containers with these names, each created a microsecond after the one before."""
         now = time.time_ns()
-        return [self._marker(name, now + 1000 * number) for number, name in enumerate(names)]
+        records = tuple(markers.MountRecord(mount.volume, mount.destination, mount.read_only) for mount in mounts)
+        return [self._marker(name, records, now + 1000 * number) for number, name in enumerate(names)]
 
-    def _marker(self, name: str, time_ns: int) -> markers.ContainerMarker:
+    def _marker(self, name: str, mounts: tuple[markers.MountRecord, ...], time_ns: int) -> markers.ContainerMarker:
         container_id = secrets.token_hex(32)
         config = {**self.marker.config, "Hostname": self.marker.config.get("Hostname") or container_id[:12]}
         return msgspec.structs.replace(
@@ -214,14 +251,9 @@ class _Plan:
             id=container_id,
             name=name,
             created=format_created(time_ns),
-            mounts=tuple(_with_volume(mount) for mount in self.marker.mounts),
+            mounts=mounts,
             config=config,
         )
-
-
-def _with_volume(mount: markers.MountRecord) -> markers.MountRecord:
-    """The mount with the name of a new volume, if it has none."""
-    return mount if mount.volume else msgspec.structs.replace(mount, volume=secrets.token_hex(32))
 
 
 class _Head(msgspec.Struct):

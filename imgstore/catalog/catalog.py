@@ -343,6 +343,11 @@ class Catalog:
         """The container with this name, or None."""
         return next(iter(self._containers(tables.containers.c.name == name)), None)
 
+    def name_owners(self, names: Sequence[str]) -> dict[str, str]:
+        """Of these names those that containers have, with the ids of these."""
+        with self._transaction(reading=True) as connection:
+            return _name_owners(connection, names)
+
     def container_ids(self, prefix: str, limit: int = 2) -> list[str]:
         """At most ``limit`` ids of containers that begin with ``prefix``; it holds no wildcard."""
         with self._transaction(reading=True) as connection:
@@ -521,10 +526,7 @@ def _put_reference(connection: Connection, reference: ReferenceRow) -> None:
 
 
 def _put_containers(connection: Connection, containers: Sequence[ContainerRow]) -> None:
-    owners: dict[str, str] = {}
-    for batch in _batches([container.name for container in containers]):
-        query = select(tables.containers.c.name, tables.containers.c.id).where(tables.containers.c.name.in_(batch))
-        owners.update((name, owner) for name, owner in connection.execute(query).all())
+    owners = _name_owners(connection, [container.name for container in containers])
     for container in containers:
         owner = owners.setdefault(container.name, container.id)
         if owner != container.id:
@@ -551,7 +553,15 @@ def _container_counts(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def _batches(names: list[str]) -> Iterator[list[str]]:
+def _name_owners(connection: Connection, names: Sequence[str]) -> dict[str, str]:
+    owners: dict[str, str] = {}
+    for batch in _batches(names):
+        query = select(tables.containers.c.name, tables.containers.c.id).where(tables.containers.c.name.in_(batch))
+        owners.update((name, owner) for name, owner in connection.execute(query).all())
+    return owners
+
+
+def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
     """Pieces that SQLite takes as parameters of one statement."""
     return (names[start : start + 500] for start in range(0, len(names), 500))
 

@@ -16,7 +16,21 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imgstore.docker_api import archives, event_stream, images, inquiries, login, pushes, system, unsupported, usage
+from imgstore.docker_api import (
+    archives,
+    commits,
+    container_files,
+    containers,
+    event_stream,
+    images,
+    inquiries,
+    login,
+    pushes,
+    system,
+    unsupported,
+    usage,
+    volumes,
+)
 from imgstore.docker_api.errors import ApiError, answer_error, answer_unknown, error_response
 from imgstore.docker_api.security import Guard
 from imgstore.docker_api.service import Service
@@ -43,6 +57,10 @@ def create_app(service: Service, *, allowed_hosts: frozenset[str] = frozenset())
             *pushes.routes,
             *inquiries.routes,
             *images.routes,
+            *commits.routes,
+            *container_files.routes,
+            *containers.routes,
+            *volumes.routes,
             *usage.routes,
             *unsupported.routes,
         ],

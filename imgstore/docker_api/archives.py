@@ -6,17 +6,14 @@ Source: moby ``api/server/router/image/image_routes.go``, ``image/tarexport``, `
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Iterable
 from typing import BinaryIO
 
-import anyio
-import anyio.to_thread
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from imgstore.answers import Image
-from imgstore.blocks import Bytes
 from imgstore.docker_api.errors import ApiError
 from imgstore.docker_api.jobs import Teller
 from imgstore.docker_api.platforms import decode_platform
@@ -24,14 +21,12 @@ from imgstore.docker_api.pulls import labels_of, parse_platform, parse_reference
 from imgstore.docker_api.requests import flag, version_of
 from imgstore.docker_api.service import Service, service_of
 from imgstore.docker_api.spools import spool_body
-from imgstore.docker_api.streams import Pace, StreamResponse, watch_client
+from imgstore.docker_api.streams import Pace, StreamResponse
+from imgstore.docker_api.tar_response import TarResponse
 from imgstore.errors import ImgstoreError
 from imgstore.instructions import apply_changes
 from imgstore.progress import ProgressEvent, State
 from imgstore.stop import Stop
-
-_BATCH = 4 << 20
-"""Bytes of an archive that are made at once, in a thread's one turn."""
 
 
 async def save_images(request: Request) -> ASGIApp:
@@ -40,63 +35,21 @@ async def save_images(request: Request) -> ASGIApp:
     name = request.path_params.get("name")
     names = request.query_params.getlist("names") if name is None else [name]
     pieces = await service.work(service.store.save, names, platform=_platform(request))
-    return _TarResponse(service, names, pieces)
+
+    def tell() -> None:
+        for image in _images(service, names):
+            service.publish("image", "save", image.id, {**labels_of(image), "name": image.id})
+
+    return TarResponse(service, pieces, on_end=tell)
 
 
-class _TarResponse:
-    """The answer that is an archive. Cut off where a layer turns out to be damaged: an archive without its end is none."""
-
-    def __init__(self, service: Service, names: list[str], pieces: Generator[Bytes, None, None]) -> None:
-        self._service = service
-        self._names = names
-        self._pieces = pieces
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error: Exception | None = None
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(watch_client, receive, group.cancel_scope)
-                try:
-                    await self._send(send)
-                except Exception as raised:  # a task group would wrap it
-                    error = raised
-                group.cancel_scope.cancel()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._pieces.close)
-        if error is not None:
-            raise error
-
-    async def _send(self, send: Send) -> None:
-        pieces = await self._next()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-tar")]})
-        while pieces:
-            await send({"type": "http.response.body", "body": pieces, "more_body": True})
-            pieces = await self._next()
-        for image in await self._service.work(self._images):
-            self._service.publish("image", "save", image.id, {**labels_of(image), "name": image.id})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _next(self) -> bytes:
-        """The next pieces; nothing at the end. Not to be abandoned: a generator that is running cannot be closed."""
-        return await anyio.to_thread.run_sync(self._read, limiter=self._service.works)
-
-    def _read(self) -> bytes:
-        # Not ahead of what is sent: two threads that both need Python, one of them at every turn of the socket, only hinder each other.
-        batch: list[Bytes] = []
-        size = 0
-        while size < _BATCH and (piece := next(self._pieces, None)) is not None:
-            batch.append(piece)
-            size += len(piece)
-        return b"".join(batch)
-
-    def _images(self) -> list[Image]:
-        found = {}
-        for name in self._names:
-            with contextlib.suppress(ImgstoreError):  # a repository without the tag "latest", or gone meanwhile
-                image = self._service.store.image(name)
-                found[image.id] = image
-        return list(found.values())
+def _images(service: Service, names: Iterable[str]) -> list[Image]:
+    found = {}
+    for name in names:
+        with contextlib.suppress(ImgstoreError):  # a repository without the tag "latest", or gone meanwhile
+            image = service.store.image(name)
+            found[image.id] = image
+    return list(found.values())
 
 
 async def load_images(request: Request) -> ASGIApp:

@@ -45,7 +45,7 @@ async def list_images(request: Request) -> Response:
                     image,
                     version,
                     shared_size=shared.get(image.id, unknown),
-                    containers=0 if version >= (1, 51) else -1,
+                    containers=image.containers if version >= (1, 51) else -1,
                     manifests=manifests,
                 )
                 for image in images

@@ -20,6 +20,8 @@ from typing import Any
 from imgstore.answers import StoreInfo
 from imgstore.docker_api.service import Service
 from imgstore.docker_api.versions import program_version
+from imgstore.quota import QuotaReport
+from imgstore.volume_options import DRIVERS
 from registry_client.hosts import DOCKER_HUB
 from registry_client.options import Options, RegistryOptions
 
@@ -36,14 +38,14 @@ def describe_service(service: Service) -> dict[str, Any]:
     system = os.uname()
     return {
         "ID": store.id,
-        "Containers": 0,
+        "Containers": store.containers,
         "ContainersRunning": 0,
         "ContainersPaused": 0,
-        "ContainersStopped": 0,
+        "ContainersStopped": store.containers,
         "Images": store.images,
         "Driver": "vmdk",
-        "DriverStatus": _describe_driver(store),
-        "Plugins": {"Volume": [], "Network": [], "Authorization": [], "Log": []},
+        "DriverStatus": [*_describe_driver(store), *_describe_quota(service.store.quota())],
+        "Plugins": {"Volume": sorted(DRIVERS), "Network": [], "Authorization": [], "Log": []},
         "MemoryLimit": False,
         "SwapLimit": False,
         "CpuCfsPeriod": False,
@@ -113,6 +115,20 @@ def _describe_driver(store: StoreInfo) -> list[tuple[str, str]]:
         ("Disk File System", "ext4"),
         ("Layers", str(store.layers)),
         ("Layers Shared by Images", str(store.shared_layers)),
+    ]
+
+
+def _describe_quota(quota: QuotaReport) -> list[tuple[str, str]]:
+    """In the words of vSphere Integrated Containers; nothing where there is no limit."""
+    if quota.limit is None:
+        return []
+    return [
+        ("Storage limit", _gib(quota.limit)),
+        ("Storage usage", _gib(quota.used)),
+        ("Images storage usage", _gib(quota.images)),
+        ("Containers storage usage", _gib(quota.containers)),
+        ("Volumes storage usage", _gib(quota.volumes)),
+        ("Storage reservation", _gib(quota.reserved)),
     ]
 
 

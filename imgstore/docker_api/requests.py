@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Set
 from typing import Any
 
 from starlette.requests import Request
@@ -30,7 +31,7 @@ def flag(request: Request, name: str, *, default: bool = False) -> bool:
     return default if value is None else value.strip().lower() not in _FALSE
 
 
-def filters_of(request: Request, known: frozenset[str] | None) -> dict[str, list[str]]:
+def filters_of(request: Request, known: Set[str] | None) -> dict[str, list[str]]:
     """The ``filters`` of the query: name to values, of which at least one is to hold.
 
     Both forms are read: ``{"dangling": {"true": true}}`` and the older ``{"dangling": ["true"]}``.

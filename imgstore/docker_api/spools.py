@@ -7,7 +7,7 @@ import contextlib
 import errno
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,7 +44,7 @@ async def spool_body(request: Request, directory: Path | None, *, silence: float
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(tempfile.TemporaryFile(dir=directory))
         file = wrap(raw)
-        async for piece in _pieces(request, silence):
+        async for piece in body_pieces(request, silence=silence):
             _check_space(place, len(piece))
             try:
                 await file.write(piece)
@@ -64,8 +64,16 @@ def _check_space(place: Path, size: int) -> None:
         raise NoSpaceError(f"request body: {size} bytes more do not fit the {max(free, 0)} bytes that are free in {place}")
 
 
-async def _pieces(request: Request, silence: float) -> AsyncIterator[bytes]:
-    """The body in pieces of about a MiB: each costs a thread's turn."""
+async def body_pieces(request: Request, *, silence: float = SILENCE_SECONDS_MAX) -> AsyncGenerator[bytes, None]:
+    """The body in pieces of about a MiB: each costs a thread's turn.
+
+    Args:
+        silence: seconds without a byte after which the client counts as gone.
+
+    Raises:
+        ApiError: 408; the client sent nothing for too long.
+        ClientDisconnect: the client hung up in the middle.
+    """
     held, size = [], 0
     stream = request.stream()
     while True:

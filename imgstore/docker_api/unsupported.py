@@ -1,7 +1,7 @@
 """What an imgstore does not do: the empty answers, the 404s and the 501s that let Docker's clients go on, or say what to do instead.
 
 ``docker inspect NAME`` asks for a container, an image, a network, a volume and a plugin of that name, as long as the answer is 404;
-``docker system prune`` prunes them all, and stops at the first error.
+``docker system prune`` prunes them all, and stops at the first error. What would run a container is with the containers.
 """
 
 from __future__ import annotations
@@ -13,66 +13,45 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from imgstore.docker_api.errors import ApiError
-from imgstore.docker_api.requests import filters_of, flag
+from imgstore.docker_api.requests import filters_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 _LABELS = frozenset({"label", "label!"})
-_LISTED = frozenset({"driver", "label", "name"})
-_NETWORKS = _LISTED | {"dangling", "id", "scope", "type"}
-_CONTAINERS = frozenset({"ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name"})
+_NETWORKS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 _BUILDS = frozenset({"description", "id", "inuse", "label", "parent", "private", "shared", "type", "unused-for", "until"})
 
-# Every list, and every prune, with the filters that Docker knows there (moby daemon/list.go, daemon/prune.go, volume/service/convert.go).
+# Lists and prunes with the filters that Docker knows there (moby daemon/network/filter.go, daemon/prune.go).
 _EMPTY: tuple[tuple[str, str, object, frozenset[str]], ...] = (
-    ("GET", "/containers/json", [], _CONTAINERS | {"network", "publish", "since", "status", "volume"}),
     ("GET", "/networks", [], _NETWORKS),
     ("GET", "/networks/", [], _NETWORKS),  # Docker has both, and some clients ask for this one
-    ("GET", "/volumes", {"Volumes": [], "Warnings": []}, _LISTED | {"dangling"}),
     ("GET", "/plugins", [], frozenset({"capability", "enabled"})),
-    ("POST", "/containers/prune", {"ContainersDeleted": [], "SpaceReclaimed": 0}, _LABELS | {"until"}),
     ("POST", "/networks/prune", {"NetworksDeleted": []}, _LABELS | {"until"}),
-    ("POST", "/volumes/prune", {"VolumesDeleted": [], "SpaceReclaimed": 0}, _LABELS | {"all"}),
     ("POST", "/build/prune", {"CachesDeleted": [], "SpaceReclaimed": 0}, _BUILDS),
 )
 
-# Where there is nothing, nothing can be found. Words of moby: daemon/container.go, daemon/network.go, volume/service, plugin/errors.go.
+# Where there is nothing, nothing can be found. Words of moby: daemon/errors.go, daemon/network.go, plugin/errors.go.
 _MISSING: tuple[tuple[str, str, str], ...] = (
-    ("GET", "/containers/{name:path}/json", "No such container: {name}"),
-    ("DELETE", "/containers/{name:path}", "No such container: {name}"),
     ("GET", "/exec/{name}/json", "No such exec instance: {name}"),
+    ("POST", "/exec/{name}/start", "No such exec instance: {name}"),
+    ("POST", "/exec/{name}/resize", "No such exec instance: {name}"),
     ("GET", "/networks/{name:path}", "network {name} not found"),
     ("DELETE", "/networks/{name:path}", "network {name} not found"),
-    ("GET", "/volumes/{name:path}", "get {name}: no such volume"),
     ("GET", "/plugins/{name:path}/json", 'plugin "{name}" not found'),
     ("DELETE", "/plugins/{name:path}", 'plugin "{name}" not found'),
 )
 
-_NO_CONTAINERS = "imgstore runs no containers: `imgstore disk IMAGE` names the disk that a virtual machine can start from"
-_NO_FILES = "imgstore has no containers: `imgstore ls`, `imgstore cat` and `imgstore export` read the files of an image"
-_NO_COMMIT = "imgstore has no containers to commit; push an image to a registry, and pull it"
-_NO_VOLUMES = "imgstore has no volumes: give the virtual machine a disk of its own for its data"
+_NO_CHECKPOINTS = "imgstore runs no containers, so there is nothing of theirs to freeze"
+_NO_CLUSTER_VOLUMES = "volumes are not changed: `imgstore volume grow` gives one a larger disk"
 _NO_NETWORKS = "imgstore has no networks: the platform that runs the virtual machines connects them"
 _NO_BUILD = "imgstore does not build images: build and push with another engine, then pull"
 _NO_PLUGINS = "imgstore has no plugins; what it can do is built in"
 _NO_SWARM = "imgstore is no cluster; every node can have a store of its own"
 
-_WATCH = tuple(f"/containers/{{name:path}}/{verb}" for verb in ("top", "logs", "stats", "attach/ws"))
-_RUN = tuple(
-    f"/containers/{{name:path}}/{verb}"
-    for verb in ("start", "stop", "restart", "kill", "pause", "unpause", "wait", "resize", "attach", "exec", "rename", "update")
-)
-
 _REFUSED: tuple[tuple[Sequence[str], Sequence[str], str], ...] = (
     (("POST",), ("/build", "/build/cancel", "/session", "/grpc"), _NO_BUILD),
-    (("POST",), ("/commit",), _NO_COMMIT),
-    (("GET", "PUT"), ("/containers/{name:path}/archive",), _NO_FILES),
-    (("GET",), ("/containers/{name:path}/export", "/containers/{name:path}/changes"), _NO_FILES),
-    (("GET",), _WATCH, _NO_CONTAINERS),
-    (("POST",), ("/containers/create", *_RUN, "/exec/{name}/start", "/exec/{name}/resize"), _NO_CONTAINERS),
-    (("GET", "POST", "DELETE"), ("/containers/{name:path}/checkpoints",), _NO_CONTAINERS),
-    (("POST",), ("/volumes/create",), _NO_VOLUMES),
-    (("PUT",), ("/volumes/{name:path}",), _NO_VOLUMES),
+    (("GET", "POST", "DELETE"), ("/containers/{name:path}/checkpoints",), _NO_CHECKPOINTS),
+    (("PUT",), ("/volumes/{name:path}",), _NO_CLUSTER_VOLUMES),
     (("POST",), ("/networks/create", "/networks/{name:path}/connect", "/networks/{name:path}/disconnect"), _NO_NETWORKS),
     (("GET",), ("/plugins/privileges",), _NO_PLUGINS),
     (("POST",), ("/plugins/pull", "/plugins/create"), _NO_PLUGINS),
@@ -107,16 +86,9 @@ def _refuse(status: int, words: str) -> Handler:
     return answer
 
 
-async def _remove_volume(request: Request) -> Response:
-    if flag(request, "force"):
-        return Response(status_code=204)  # as Docker does where there is none
-    raise ApiError(404, f"get {request.path_params['name']}: no such volume")
-
-
 routes = [
     *(Route(path, _answer_empty(value, known), methods=[method]) for method, path, value, known in _EMPTY),
     *(Route(path, _answer_missing(words), methods=[method]) for method, path, words in _MISSING),
-    Route("/volumes/{name:path}", _remove_volume, methods=["DELETE"]),
     *(Route(path, _refuse(501, words), methods=list(methods)) for methods, paths, words in _REFUSED for path in paths),
     *(Route(path, _refuse(503, _NO_MANAGER)) for path in _SWARM),
     *(Route(f"{path}/{{name:path}}", _refuse(503, _NO_MANAGER), methods=["GET", "POST", "DELETE"]) for path in _SWARM[2:]),

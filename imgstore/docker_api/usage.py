@@ -1,4 +1,4 @@
-"""What takes space: ``docker system df``. There is no build cache here, and there are no containers and volumes yet.
+"""What takes space: ``docker system df``. There is no build cache here.
 
 Source: moby ``api/server/router/system/system_routes.go`` (getDiskUsage), ``daemon/disk_usage.go``.
 """
@@ -12,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from imgstore.docker_api.containers import summaries
 from imgstore.docker_api.errors import ApiError
 from imgstore.docker_api.image_shapes import summarize
 from imgstore.docker_api.images import json_response
 from imgstore.docker_api.requests import version_of
 from imgstore.docker_api.service import service_of
+from imgstore.docker_api.volumes import show_volume
 
 _TYPES = {"image": "Images", "container": "Containers", "volume": "Volumes", "build-cache": "BuildCache"}
 
@@ -30,15 +32,21 @@ async def show_usage(request: Request) -> Response:
             raise ApiError(400, f"unknown object type: {type[:200]}")
 
     def answer() -> bytes:
+        store = service_of(request).store
         shown: dict[str, Any] = {"LayersSize": 0}
         shown |= {name: [] if not types or type in types else None for type, name in _TYPES.items()}
         if shown["Images"] is not None:
-            store = service_of(request).store
             usage = store.usage()
             shared = {image.id: image.shared for image in usage.images}
-            images = store.images(intermediate=False)
             shown["LayersSize"] = usage.disk_bytes
-            shown["Images"] = [summarize(image, version, shared_size=shared.get(image.id, 0), containers=0) for image in images]
+            shown["Images"] = [
+                summarize(image, version, shared_size=shared.get(image.id, 0), containers=image.containers)
+                for image in store.images(intermediate=False)
+            ]
+        if shown["Containers"] is not None:
+            shown["Containers"] = summaries(store, store.containers(), version, with_sizes=True)
+        if shown["Volumes"] is not None:
+            shown["Volumes"] = [show_volume(volume, with_usage=True) for volume in store.volumes()[0]]
         if version < (1, 42):
             shown["BuilderSize"] = 0
         return msgspec.json.encode(shown)

@@ -9,6 +9,7 @@ from typing import Any
 from imgstore import gc, layout
 from imgstore.answers import Container, Mount
 from imgstore.container_filters import parse_list_filters, parse_prune_filters
+from imgstore.container_volumes import remove_anonymous
 from imgstore.creation import CreateOptions, Creation
 from imgstore.errors import InUseError, InvalidError, NotFoundError
 from imgstore.filters import Filters
@@ -147,8 +148,10 @@ class Containers(Contents):
         """
         container = self.container(reference)
         with self._mended():
-            self._containers.remove(container.id)
+            row = self._containers.remove(container.id)
             self._collect_after([container])
+            if volumes:
+                remove_anonymous(self._volumes, row.volumes)
         return container
 
     def prune_containers(self, filters: Filters | None = None) -> tuple[list[Container], int]:
@@ -187,6 +190,7 @@ class Containers(Contents):
             self._live_disks,
             self._images,
             self._containers,
+            self._volumes,
             self._quota,
         )
 

@@ -194,6 +194,7 @@ class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes)
             images=images,
             layers=layers,
             shared_layers=shared,
+            containers=self._catalog.count_containers(),
             capacity=self._disks.capacity,
             space=None if space is None else space.total,
             free_space=None if space is None else space.free,

@@ -18,7 +18,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from imgstore.docker_api import archives, spools
+from imgstore.docker_api import spools, tar_response
 from imgstore.store import ImageStore
 from tests.servers.endpoint import Endpoint, endpoint
 from tests.servers.images import BuiltImage, build_image, make_tar, write_docker_archive, write_layout
@@ -225,7 +225,7 @@ class TestSave:
         disk.write_bytes(data)
         answer = api.get("/images/app:1/get")  # so small that no byte of it is under way before it is all there
         assert (answer.status, "layer" in answer.message) == (500, True)
-        monkeypatch.setattr(archives, "_BATCH", 1)
+        monkeypatch.setattr(tar_response, "_BATCH", 1)
         with pytest.raises(http.client.IncompleteRead):
             api.get("/images/app:1/get")
         assert api.docker("save", "-o", tmp_path / "out.tar", "app:1").returncode == 1
