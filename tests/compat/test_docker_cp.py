@@ -215,7 +215,7 @@ def sides(
     yield make
     daemon.run("rm", "-v", "one")
     store.remove_container("one")
-    for name in ("v", "w"):
+    for name in ("vv", "ww"):
         daemon.run("volume", "rm", "-f", name)
         store.remove_volume(name, force=True)
 
@@ -400,4 +400,44 @@ def test_tars(sides: Sides) -> None:
         found += differences(what, answers)
     trees = [members(side.export(), since) for side in (theirs, ours)]
     found += differences("the tree", [{name: nodes[name] for name in nodes if name != "data/l3"} for nodes in trees])
+    assert not found, "\n".join(found)
+
+
+def test_volumes(sides: Sides) -> None:
+    """``w`` is mounted in ``v``, at a place that is not there yet, and ``v`` on a directory of the image."""
+    theirs, ours = sides(volumes=("vv:/data/sub", "ww:/to-data/sub/inner/w"))
+    since = time.time()
+    found: list[str] = []
+    tars = [
+        make_tar((entry("sub/in-v"), b"v"), (entry("sub/inner/w/in-w"), b"w"), (entry("beside"), b"own")),
+        make_tar(
+            entry("sub", tarfile.DIRTYPE, mode=0o711, uid=3), link("sub/to-w", "inner/w"), (entry("sub/to-w/through"), b"w")
+        ),
+        make_tar((entry("sub/hard"), b"x"), entry("sub/hard2", tarfile.LNKTYPE, linkname="sub/hard")),
+        make_tar(entry("sub/across", tarfile.LNKTYPE, linkname="file")),
+    ]
+    for number, tar in enumerate(tars):
+        answers = []
+        for side in (theirs, ours):
+            code, _, said = side.run("cp", "-", "one:/data", input=tar)
+            answers.append((code == 0, words_of(said, side.local) if code else ""))
+        found += differences(f"tar {number}", answers)
+    for side in (theirs, ours):
+        assert side.run("cp", "dir", "one:/chain/inner")[0] == 0
+    for source in ("data", "data/sub", "chain/.", "data/sub/inner/w", "data/sub/inner/w/in-w", "data/sub/to-w/"):
+        archives = [side.run("cp", f"one:{source}", "-")[1] for side in (theirs, ours)]
+        trees = [members(archive, since) for archive in archives]
+        found += differences(source, trees)
+    assert not found, "\n".join(found)
+
+
+def test_what_cannot_be_written(sides: Sides) -> None:
+    theirs, ours = sides(volumes=("vv:/data/sub:ro", "ww:/empty"), read_only=True)
+    found: list[str] = []
+    for source, destination in (("file", "/data"), ("file", "/data/sub"), ("dir", "/empty"), ("file", "/data/sub/in")):
+        answers = []
+        for side in (theirs, ours):
+            code, _, said = side.run("cp", source, f"one:{destination}")
+            answers.append((code == 0, words_of(said, side.local) if code else ""))
+        found += differences(f"{source} {destination}", answers)
     assert not found, "\n".join(found)
