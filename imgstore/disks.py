@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -164,7 +164,9 @@ class Disks:
         """A new disk over ``parent`` that nobody sees yet, for the layer ``chain_id``."""
         return PreparedDisk.create(self._datastore, layout.hex_of(chain_id), self.capacity, parent)
 
-    def commit(self, disk: PreparedDisk, marker: LayerMarker, *, changed: bool) -> LayerRow:
+    def commit(
+        self, disk: PreparedDisk, marker: LayerMarker, *, changed: bool, admit: Callable[[], None] = lambda: None
+    ) -> LayerRow:
         """Makes a layer visible for good: publishes disk and recipe, then writes the marker.
 
         After a crash at any instant the layer is there whole, or not at all.
@@ -173,6 +175,7 @@ class Disks:
             disk: has the layer, and its recipe.
             marker: without its disk.
             changed: False when the layer changes nothing: then of the disk only the recipe is published.
+            admit: called when the files of the layer take the space that they need; its error leaves nothing of them.
 
         Raises:
             NoSpaceError: the datastore is full; the layer is not there.
@@ -182,6 +185,11 @@ class Disks:
             marker = msgspec.structs.replace(marker, disk=disk.publish())
         else:
             disk.publish_recipe()
+        try:
+            admit()
+        except BaseException:
+            self.remove(marker.chain_id)
+            raise
         self._datastore.write_atomic(layout.layer_marker(marker.chain_id), markers.encode(marker))
         return layer_row(marker)
 

@@ -344,8 +344,7 @@ class _Commits:
         try:
             if before is not None:
                 before.result()
-            self._admit()
-            self._catalog.put_layer(self._disks.commit(disk, marker, changed=changed))
+            self._catalog.put_layer(self._disks.commit(disk, marker, changed=changed, admit=self._admit))
         except BaseException:
             download.abandon()  # the layer may be there, and the catalog not know it
             disk.discard()

@@ -26,12 +26,17 @@ _AHEAD = 2
 
 
 def read_tree(device: BlockDevice) -> Iterator[Bytes]:
-    """The file tree on a disk as a tar, its root first, in pieces of at most about a MiB; the same bytes for the same tree."""
-    return tar_pieces(FileSystem(recovered(device)).changes())
+    """The file tree on a disk as a tar, its root first, in pieces of at most about a MiB; the same bytes for the same tree.
+
+    Names that begin with ``.wh.`` are names like others: this is no layer.
+    """
+    return tar_pieces(FileSystem(recovered(device)).changes(), whiteouts=False)
 
 
 def write_tree(device: WritableBlockDevice, body: BinaryIO, name: str, stop: Stop) -> None:
     """Unpacks a tar over what is on the disk, as ``tar -x`` would. After an error the disk is half changed.
+
+    Names that begin with ``.wh.`` are names like others: this is no layer.
 
     Args:
         body: not compressed.
@@ -46,7 +51,7 @@ def write_tree(device: WritableBlockDevice, body: BinaryIO, name: str, stop: Sto
     writer = LayerWriter(device, now_ns=time.time_ns())
     try:
         with contextlib.closing(read_ahead(_pieces(body, stop), _AHEAD, name="imgstore-read")) as pieces:
-            for change in read_changes(pieces, capacity=device.size):
+            for change in read_changes(pieces, capacity=device.size, whiteouts=False):
                 writer.apply(change)
     except (CorruptError, InvalidError) as error:
         raise type(error)(f"{name}: {error}") from error

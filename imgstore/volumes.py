@@ -187,7 +187,9 @@ class Volumes:
             InUseError: a guest or another thread or process has it open.
             NoSpaceError: the datastore is full.
         """
-        with self._staying(name) as found, found.store.disks.edit(found.marker.disk) as device:
+        with contextlib.ExitStack() as stack:
+            with self._staying(name) as found:
+                device = stack.enter_context(found.store.disks.edit(found.marker.disk))
             yield device
 
     def grow(self, name: str, capacity: int) -> None:
@@ -368,7 +370,11 @@ class Volumes:
     def used_bytes(self) -> int:
         """What the volumes take on all datastores that can be reached."""
         stores, _ = self._stores.open_all()
-        return sum(sum(store.datastore.usages(layout.VOLUMES).values()) for store in stores)
+        used = 0
+        for store in stores:
+            with contextlib.suppress(ImgstoreError):
+                used += sum(store.datastore.usages(layout.VOLUMES).values())
+        return used
 
     def leftovers(self) -> list[str]:
         """Places of disks that no volume needs; none of a volume store where someone is making one, or where a damaged one may need it."""

@@ -7,7 +7,6 @@ import stat
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ import click
 
 from imgstore.changes import FileType
 from imgstore.cli import output, units
-from imgstore.cli.paths import resolve
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError
 
@@ -42,7 +40,7 @@ def list_files(session: Session, reference: str, path: str, long: bool) -> None:
     name = os.fsencode(path)
     with session.open_store() as store:
         image_id = store.image(reference).id
-        place, status = resolve(name, partial(store.status, image_id), follow=not (long or session.json))
+        place, status = store.resolve_path(image_id, name, follow_last=not (long or session.json))
         files = store.list_directory(image_id, place) if status.type == FileType.DIRECTORY else [(name, status)]
     if session.json:
         output.print_json([_describe(*file) for file in files])
@@ -61,7 +59,7 @@ def cat(session: Session, reference: str, path: str) -> None:
     """
     with session.open_store() as store, output.binary_output() as out:
         image_id = store.image(reference).id
-        place, status = resolve(os.fsencode(path), partial(store.status, image_id), follow=True)
+        place, status = store.resolve_path(image_id, os.fsencode(path))
         if status.type != FileType.REGULAR:
             raise InvalidError(f"{path}: is no regular file, but a {_type_name(status)}")
         for piece in store.read_file(image_id, place):

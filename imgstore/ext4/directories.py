@@ -47,6 +47,16 @@ def encode_directory(
     return _encode_indexed(entries, order, number, parent, seed), True
 
 
+def encode_leaf(entries: Entries, seed: int) -> bytes | None:
+    """One block of these entries in their order, ``.`` and ``..`` too where it has them; None if they do not fit, or are none."""
+    names = list(entries)
+    dots = b"".join(_encode_entry(name, entries[name], 12) for name in names[:2] if name in (b".", b".."))
+    rest = [(name, entries[name]) for name in names if name not in (b".", b"..")]
+    if not entries or sum((len(name) + 11) & ~3 for name in names) > _ROOM:
+        return None
+    return _encode_leaf(rest, seed, dots)
+
+
 def _encode_entry(name: bytes, value: int, length: int) -> bytes:
     head = DIRECTORY_ENTRY.pack(value >> 4, length, len(name), value & TYPE_MASK)
     return (head + name).ljust(length, b"\0")

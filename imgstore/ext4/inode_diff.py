@@ -77,16 +77,16 @@ def _differ(left: bytes, right: bytes) -> bool:
 
 
 def _touched(before: GroupTable, after: GroupTable, changed: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """(group, first, stop) of inodes, counted inside the group, whose bytes lie in changed ranges."""
+    """(group, first, stop) of inodes, counted inside the group, whose bytes lie in changed ranges.
+
+    Where growing moved a table, the ranges have all of it that is in use: other bytes were there.
+    """
     size = after.geometry.inode_size
     tables: list[tuple[int, int, int]] = []  # first byte, group, inodes
     for group in range(after.geometry.groups):
         count = after.initialized_inodes(group)
         if group < before.geometry.groups:
             count = max(count, before.initialized_inodes(group))
-            if count and before.inode_table[group] != after.inode_table[group]:
-                yield group, 0, count  # growing the file system moved it
-                continue
         if count:
             tables.append((after.inode_table[group] * BLOCK_SIZE, group, count))
     tables.sort()

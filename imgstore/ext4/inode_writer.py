@@ -12,6 +12,7 @@ from imgstore.errors import CorruptError, InvalidError, UnsupportedError
 from imgstore.ext4 import checksums
 from imgstore.ext4.allocation import BlockAllocator, InodeAllocator
 from imgstore.ext4.directories import DIRECTORY_TYPE, TYPE_MASK, encode_directory
+from imgstore.ext4.directory_edits import DirectoryBlocks
 from imgstore.ext4.extents import EMPTY_ROOT, LONGEST, Run, encode_extents, single_root
 from imgstore.ext4.inode_table import InodeTable
 from imgstore.ext4.inodes import FAST_SYMLINK, Node, encode_device, encode_time
@@ -267,13 +268,9 @@ class InodeWriter:
             FileSystemFullError: as its name says.
         """
         node = self._file_system.node(number)
-        if node.size and dict(self._file_system.directory_entries(node)) == entries:
+        old = dict(self._file_system.directory_entries(node)) if node.size else {}
+        if node.size and old == entries:
             return
-        before = self._release_blocks(node)
-        seed = checksums.inode_seed(self._seed, number, node.generation)
-        blocks, indexed = encode_directory(entries, number, parent, seed, self._hash_seed, signed_hash=self._signed_hash)
-        runs = self._stream.append(b"".join(blocks))
-        root, used = encode_extents(runs, seed, self._stream.append_blocks)
         links = 2 + sum(value & TYPE_MASK == DIRECTORY_TYPE for value in entries.values())
         if links > LINK_MAX and not self._file_system.super_block.feature_ro_compat & RoCompatFeature.DIR_NLINK:
             raise ChangeError(
@@ -281,12 +278,40 @@ class InodeWriter:
             )
         raw = self._table.read(number)
         struct.pack_into("<H", raw, _LINKS_AT, 1 if links > LINK_MAX else links)
+        if self._now is not None and node.size and self._edit_directory(node, old, entries):
+            self._table.change(number, raw)
+            return
+        before = self._release_blocks(node)
+        seed = checksums.inode_seed(self._seed, number, node.generation)
+        blocks, indexed = encode_directory(entries, number, parent, seed, self._hash_seed, signed_hash=self._signed_hash)
+        runs = self._stream.append(b"".join(blocks))
+        root, used = encode_extents(runs, seed, self._stream.append_blocks)
         struct.pack_into("<I", raw, 0x04, len(blocks) * BLOCK_SIZE)
         struct.pack_into("<I", raw, 0x6C, 0)
         struct.pack_into("<I", raw, 0x20, node.flags & ~_INDEX | (_INDEX if indexed else 0))
         raw[0x28:0x64] = root
         _set_sectors(raw, node.sectors + SECTORS_PER_BLOCK * (len(blocks) + used - before))
         self._table.change(number, raw)
+
+    def _edit_directory(self, node: Node, old: Mapping[bytes, int], new: Mapping[bytes, int]) -> bool:
+        """Changes what differs in the blocks that the directory has; returns False if that cannot be done."""
+        places = [run.physical + index for run in self._file_system.runs(node) for index in range(run.length)]
+        blocks = DirectoryBlocks(
+            count=len(places),
+            read=lambda number: self._pages.read(places[number] * BLOCK_SIZE, BLOCK_SIZE),
+            indexed=bool(node.flags & _INDEX),
+            seed=checksums.inode_seed(self._seed, node.number, node.generation),
+            inodes=self._file_system.geometry.inodes,
+            hash_seed=self._hash_seed,
+            signed_hash=self._signed_hash,
+            where=f"directory inode {node.number}",
+        )
+        removed = {name for name, value in old.items() if new.get(name) != value}
+        added = {name: value for name, value in new.items() if old.get(name) != value}
+        edited = blocks.edit(removed, added)
+        for number, block in (edited or {}).items():
+            self._pages.write(places[number] * BLOCK_SIZE, block)
+        return edited is not None
 
     def add_link(self, number: int) -> int:
         """Counts one more name of a file; returns how many it has. Not stored beyond 65,535."""

@@ -31,70 +31,46 @@ def directories_naming(file_system: FileSystem, missing: dict[int, int], known: 
     """The directories that have the names of some inodes.
 
     Args:
-        missing: inode to how many names it has outside of ``known``; is used up.
+        missing: inode to how many names it has outside of ``known``, at least one; is used up.
         known: directories that need not be looked at.
 
     Raises:
         CorruptError: there are fewer names.
     """
-    search = _Search(file_system, missing, known)
-    search.look_nearby()
-    search.look_everywhere()
-    if missing:
-        number, count = min(missing.items())
-        raise CorruptError(f"inode {number}: {count} of its {file_system.node(number).links} names are in no directory")
-    return search.found
-
-
-class _Search:
-    def __init__(self, file_system: FileSystem, missing: dict[int, int], known: Collection[int]) -> None:
-        self._file_system = file_system
-        self._missing = missing
-        self._done = set(known)
-        self.found: list[int] = []
-        groups, per_group = file_system.groups, file_system.geometry.inodes_per_group
-        self._slices = [  # first inode, inodes
-            (group * per_group + first + 1, min(_SLICE, count - first))
-            for group in range(file_system.geometry.groups)
-            if (count := groups.initialized_inodes(group))
-            for first in range(0, count, _SLICE)
-        ]
-
-    def look_nearby(self) -> None:
-        """Looks for each file among the directories of its slice and of the one before."""
-        targets: dict[int, list[int]] = {}
-        for number in self._missing:
-            place = self._place(number)
-            for near in (place - 1, place) if place else (place,):
-                targets.setdefault(near, []).append(number)
-        for place, numbers in sorted(targets.items()):
-            self._look(place, [number for number in numbers if number in self._missing])
-
-    def look_everywhere(self) -> None:
-        """Looks for what is left, slice by slice, until nothing is."""
-        wanted = sorted({self._place(number) for number in self._missing})
-        for place in sorted(range(len(self._slices)), key=lambda place: _distance(place, wanted)) if wanted else ():
-            self._look(place, list(self._missing))
-
-    def _place(self, number: int) -> int:
-        return bisect_right(self._slices, (number, _SLICE)) - 1
-
-    def _look(self, place: int, targets: list[int]) -> None:
-        if not targets:
-            return
-        directories = [each for each in _directories_in(self._file_system, *self._slices[place]) if each[0] not in self._done]
+    slices = _slices(file_system)
+    wanted = sorted({bisect_right(slices, (number, _SLICE)) - 1 for number in missing})
+    found: list[int] = []
+    for place in sorted(range(len(slices)), key=lambda place: _distance(place, wanted)):
+        directories = [each for each in _directories_in(file_system, *slices[place]) if each[0] not in known]
         numbers = [number for number, _ in directories]
-        if len(targets) <= _NEEDLES:
-            numbers = _with_needles(self._file_system, directories, targets)
+        if len(missing) <= _NEEDLES:
+            numbers = _with_needles(file_system, directories, list(missing))
         for number in numbers:
-            names = [value >> 4 for _, value in self._file_system.directory_entries(self._file_system.node(number))]
-            for inode in [inode for inode in names if inode in self._missing]:
-                self._missing[inode] -= 1
-                if number not in self._done:
-                    self._done.add(number)
-                    self.found.append(number)
-        for number in [number for number in targets if self._missing[number] <= 0]:
-            del self._missing[number]
+            has_names = False
+            for _, value in file_system.directory_entries(file_system.node(number)):
+                inode = value >> 4
+                if inode in missing:
+                    has_names = True
+                    missing[inode] -= 1
+                    if not missing[inode]:
+                        del missing[inode]
+            if has_names:
+                found.append(number)
+        if not missing:
+            return found
+    number, count = min(missing.items())
+    raise CorruptError(f"inode {number}: {count} of its {file_system.node(number).links} names are in no directory")
+
+
+def _slices(file_system: FileSystem) -> list[tuple[int, int]]:
+    """(first inode, inodes) of all that may be in use, ascending."""
+    per_group = file_system.geometry.inodes_per_group
+    return [
+        (group * per_group + first + 1, min(_SLICE, count - first))
+        for group in range(file_system.geometry.groups)
+        if (count := file_system.groups.initialized_inodes(group))
+        for first in range(0, count, _SLICE)
+    ]
 
 
 def _distance(number: int, targets: Sequence[int]) -> int:

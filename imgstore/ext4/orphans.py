@@ -15,26 +15,25 @@ from imgstore.errors import CorruptError, UnsupportedError
 from imgstore.ext4 import checksums
 from imgstore.ext4.allocation import BlockAllocator, InodeAllocator
 from imgstore.ext4.extents import INLINE, LONGEST, Run
+from imgstore.ext4.features import prove_writable
 from imgstore.ext4.geometry import SUPER_OFFSET, write_super_block
 from imgstore.ext4.groups import BaseMetadata
 from imgstore.ext4.inode_table import InodeTable
+from imgstore.ext4.inode_writer import InodeWriter
 from imgstore.ext4.inodes import Node
 from imgstore.ext4.pages import WritablePageCache
 from imgstore.ext4.reader import FileSystem
+from imgstore.ext4.stream import BlockStream
 from imgstore.ext4.structures import (
     BLOCK_SHIFT,
     BLOCK_SIZE,
-    DESCRIPTOR_SIZE,
     EXTENT,
     EXTENT_HEADER,
     EXTENT_INDEX,
-    INODE_SIZE,
     SECTORS_PER_BLOCK,
     InodeFlag,
     RoCompatFeature,
-    XattrHeader,
 )
-from imgstore.ext4.xattrs import seal_xattr_block
 
 _HINT = "mount the file system once, or run e2fsck on it"
 _WITH_BLOCKS = (FileType.REGULAR, FileType.DIRECTORY, FileType.SYMLINK)
@@ -78,57 +77,34 @@ def remove_orphans(device: WritableBlockDevice) -> bool:
         raise UnsupportedError(f"{where}: an orphan file is not supported", hint=_HINT)
     if not super_block.last_orphan:
         return False
-    seed = geometry.checksum_seed
-    if seed is None or geometry.inode_size != INODE_SIZE or geometry.descriptor_size != DESCRIPTOR_SIZE:
-        raise UnsupportedError(
-            f"{where}: orphans start at inode {super_block.last_orphan}; inodes of {geometry.inode_size} and descriptors of "
-            f"{geometry.descriptor_size} bytes, checksums {'present' if seed is not None else 'missing'}: not written here",
-            hint=_HINT,
-        )
     orphans = list(list_orphans(file_system))
-    removal = _Removal(pages, file_system, seed)
+    super_block.last_orphan = 0
+    try:
+        prove_writable(super_block, geometry)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{error}; orphans start at inode {orphans[0].number}", hint=_HINT) from None
+    removal = _Removal(pages, file_system)
     for node in orphans:
         if node.links:
             removal.cut(node)
         else:
-            removal.release(node)
+            removal.files.release(node)
     removal.finish()
     return True
 
 
 class _Removal:
-    def __init__(self, pages: WritablePageCache, file_system: FileSystem, seed: int) -> None:
+    def __init__(self, pages: WritablePageCache, file_system: FileSystem) -> None:
         geometry, groups = file_system.geometry, file_system.groups
+        assert geometry.checksum_seed is not None  # noqa: S101 - proved to be writable
         self._pages = pages
         self._file_system = file_system
-        self._seed = seed
+        self._seed = geometry.checksum_seed
         self._blocks = BlockAllocator(pages, geometry, groups, BaseMetadata(file_system.super_block, groups), reuse=True)
         self._inodes = InodeAllocator(pages, geometry, groups, reuse=True)
-        self._table = InodeTable(pages, groups, seed)
-
-    def release(self, node: Node) -> None:
-        """Frees an inode and all its blocks (``ext4_evict_inode``)."""
-        self._inodes.free(node.number, directory=node.type is FileType.DIRECTORY)
-        if node.type in _WITH_BLOCKS and not node.is_fast_symlink:
-            tree = self._file_system.extent_tree(node)
-            for run in list(tree):
-                self._blocks.free(run.physical, run.length)
-            for block in tree.blocks:
-                self._blocks.free(block, 1)
-        if node.xattr_block:
-            self._release_xattr_block(node)
-        self._table.clear(node.number)
-
-    def _release_xattr_block(self, node: Node) -> None:
-        self._file_system.read_xattrs(node)
-        offset = node.xattr_block * BLOCK_SIZE
-        data = self._pages.read(offset, BLOCK_SIZE)
-        header = XattrHeader.from_bytes(data)
-        if header.refcount <= 1:
-            self._blocks.free(node.xattr_block, 1)
-            return
-        header.refcount -= 1
-        self._pages.write(offset, seal_xattr_block(header.to_bytes() + data[XattrHeader.SIZE :], node.xattr_block, self._seed))
+        self._table = InodeTable(pages, groups, self._seed)
+        stream = BlockStream(pages, self._blocks)
+        self.files = InodeWriter(pages, file_system, self._blocks, self._inodes, stream, lambda offset, length: None, None)
 
     def cut(self, node: Node) -> None:
         """Frees what lies behind the size of a file, and zeroes the rest of its last block (``ext4_truncate``)."""
@@ -167,7 +143,6 @@ class _Removal:
         for group in sorted(groups.changed):
             self._pages.write(groups.descriptor_offset(group), groups.descriptor(group))
         super_block = self._file_system.super_block
-        super_block.last_orphan = 0
         super_block.free_blocks_count_lo = sum(groups.free_blocks)
         super_block.free_inodes_count = sum(groups.free_inodes)
         self._pages.write(SUPER_OFFSET, write_super_block(super_block))

@@ -84,7 +84,7 @@ class FileSystem:
         if self.super_block.feature_incompat & IncompatFeature.RECOVER:
             raise UnsupportedError(
                 f"SuperBlock at byte {SUPER_OFFSET}: the journal must be replayed first",
-                hint="mount the file system once, run e2fsck on it, or read what imgstore.ext4.recovery shows",
+                hint="mount the file system once, run e2fsck on it, or open what recovered() shows",
             )
         self.groups = GroupTable.load(device, self.geometry)
 

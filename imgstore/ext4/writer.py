@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from imgstore.blocks import WritableBlockDevice
 from imgstore.changes import NO_XATTRS, Change, Entry, FileType, HardLink, Opaque, Whiteout
-from imgstore.errors import NotFoundError
+from imgstore.errors import InvalidError, NotFoundError
 from imgstore.ext4.allocation import BlockAllocator, FileSystemFullError, InodeAllocator
 from imgstore.ext4.directories import DIRECTORY_TYPE, TYPE_MASK
 from imgstore.ext4.features import prove_writable
@@ -280,13 +280,14 @@ class LayerWriter:
 
         Raises:
             FileSystemFullError: the blocks do not suffice for the directories.
+            InvalidError: a directory has more names than its index, or more directories than its links, can count.
         """
         for directory in self._tree.changed():
             self._files.touch_directory(directory.number, stated=directory.stated)
             try:
                 self._files.write_directory(directory.number, directory.parent, directory.entries)
-            except FileSystemFullError as error:
-                raise FileSystemFullError(f"{show_path(directory.path)}: {error}") from None
+            except (FileSystemFullError, InvalidError) as error:
+                raise type(error)(f"{show_path(directory.path)}: {error}") from None
         self._stream.flush()
         self._blocks.save()
         self._inodes.save()

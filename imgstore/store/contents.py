@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 from imgstore.blocks import Bytes
 from imgstore.changes import FileType
-from imgstore.errors import InvalidError
+from imgstore.errors import InvalidError, NotFoundError
+from imgstore.ext4.paths import resolve_path
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.layers.tar_writer import write_tar
 from imgstore.store.core import StoreCore
@@ -34,6 +35,22 @@ class Contents(StoreCore):
         """
         with self._file_system(reference) as file_system:
             return file_system.status(file_system.lookup(_inside(path)))
+
+    def resolve_path(self, reference: str, path: str | bytes, *, follow_last: bool = True) -> tuple[bytes, FileStatus]:
+        """Where a path leads when symbolic links are followed, as for a process that has the image as its root; and what is there.
+
+        Args:
+            follow_last: follow the last component, too; always done when ``path`` ends with a slash.
+
+        Raises:
+            NotFoundError: no such image, or no such file in it.
+            InvalidError: too many links, as in a loop.
+        """
+        with self._file_system(reference) as file_system:
+            found = resolve_path(file_system, os.fsencode(path), follow_last=follow_last)
+            if found.node is None:
+                raise NotFoundError(f"{_text(path)}: /{_text(found.path)} does not exist")
+            return found.path, file_system.status(found.node)
 
     def list_directory(self, reference: str, path: str | bytes) -> list[tuple[bytes, FileStatus]]:
         """The entries of a directory of the image, by name; a file that is no directory gives itself.

@@ -347,16 +347,21 @@ def test_cut_in_flight(tmp_path: Path, size: int) -> None:
 
 
 FOREIGN = {
-    "64bit": ("64bit,metadata_csum,resize_inode", ""),
-    "no checksums": ("^64bit,^metadata_csum", ""),
-    "checksums of version 1": ("^metadata_csum", "journal_checksum"),
-    "asynchronous, version 1": ("^metadata_csum", "journal_async_commit,data=writeback"),
+    "64bit": ("64bit,metadata_csum,resize_inode", "", "journal_64bit journal_checksum_v3"),
+    "no checksums": ("^64bit,^metadata_csum", "", "(none)"),
+    "checksums of version 1": ("64bit,^metadata_csum", "journal_checksum", "journal_checksum journal_64bit"),
+    "asynchronous, version 1": (
+        "^64bit,^metadata_csum",
+        "journal_async_commit,data=writeback",
+        "journal_checksum journal_async_commit",
+    ),
 }
+"""Features of mke2fs, options of mount, and what the journal then has."""
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_file_systems_of_mke2fs(tmp_path: Path, kind: str) -> None:
-    features, options = FOREIGN[kind]
+    features, options, journal = FOREIGN[kind]
     need("mke2fs")
     image = tmp_path / "image"
     run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-O", f"^orphan_file,{features}", image, "128M")
@@ -366,6 +371,8 @@ def test_file_systems_of_mke2fs(tmp_path: Path, kind: str) -> None:
         sync(root)
         work.run(10)
         cut = copy(image, "cut")
+    (said,) = re.findall(r"Journal features: *(.*)", run("dumpe2fs", "-h", cut).stdout.decode())
+    assert set(journal.split()) == set(said.split()) - {"journal_incompat_revoke"}
     expected = tree_after_the_kernel(cut)
     assert diff(expected, tree_as_recovered(cut)) == []
     with FileBlockDevice(cut) as device:

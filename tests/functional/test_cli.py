@@ -430,7 +430,7 @@ class TestFiles:
     @pytest.mark.parametrize("command", ["ls", "cat"])
     def test_no_such_file(self, pulled: Cli, image_id: str, command: str) -> None:
         told = pulled.error(command, image_id, "/no/such/file", code=4)
-        assert told == "imgstore: /no/such/file: no such file in the image: /no is missing\n"
+        assert told == "imgstore: /no/such/file: /no does not exist\n"
         assert "No such image: nosuchimage" in pulled.error(command, "nosuchimage", "/", code=4)
 
     def test_export_writes_the_tree(self, pulled: Cli, image_id: str, tree: Path, tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def test_what_counts(place: tuple[Datastore, Leases], quota: Quota) -> None:
     datastore.write_atomic("references/a.json", bytes(MIB))
     datastore.write_atomic("containers/a.vmdk", bytes(2 * MIB))
     with datastore.stage(layout.DISKS, "b") as staging:
-        staging.create("b.vmdk").pwrite(0, bytes(MIB))
+        file = staging.create("b.vmdk")
+        file.pwrite(0, bytes(MIB))
+        file.fsync()
         assert quota.report() == QuotaReport(1, 4 * MIB, 2 * MIB, 3 * MIB, 0)
         assert measure(datastore, layout.DISKS) == 2 * MIB
     assert quota.report().used == 8 * MIB

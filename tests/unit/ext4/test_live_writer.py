@@ -7,12 +7,15 @@ from collections.abc import Iterable
 import pytest
 
 from imgstore.blocks import MemoryBlockDevice
-from imgstore.changes import Change, FileType, HardLink
+from imgstore.changes import Change, FileType, HardLink, Opaque
+from imgstore.errors import InvalidError, UnsupportedError
+from imgstore.ext4 import checksums
 from imgstore.ext4.allocation import FileSystemFullError
 from imgstore.ext4.check import check_file_system
+from imgstore.ext4.geometry import SUPER_OFFSET, read_super_block, write_super_block
 from imgstore.ext4.inodes import decode_time
 from imgstore.ext4.reader import FileSystem
-from imgstore.ext4.structures import Inode
+from imgstore.ext4.structures import CompatFeature, Inode, RoCompatFeature
 from imgstore.ext4.writer import LayerWriter
 from tests.ext4_layers import (
     EVERY_STRUCTURE,
@@ -142,3 +145,117 @@ def test_a_file_is_replaced_on_a_full_disk(device: MemoryBlockDevice) -> None:
     change_live(device, [regular(b"big", b"y" * (4096 * free))])
     assert FileSystem(device).super_block.free_blocks_count_lo == 0
     assert set(content(FileSystem(device), b"big")) == {ord("y")}
+
+
+def place(device: MemoryBlockDevice, path: bytes) -> list[int]:
+    """The blocks of a directory."""
+    file_system = FileSystem(device)
+    return [run.physical + number for run in file_system.runs(file_system.lookup(path)) for number in range(run.length)]
+
+
+def names(device: MemoryBlockDevice, path: bytes) -> set[bytes]:
+    file_system = FileSystem(device)
+    return {name for name, _, _ in file_system.list_directory(file_system.lookup(path))}
+
+
+@pytest.mark.parametrize(("count", "length"), [(10, 20), (3000, 20), (9000, 250)])
+def test_a_directory_stays_where_it_is(count: int, length: int) -> None:
+    """One block, an index of one level, an index of two: a name changes one of its blocks."""
+    device = formatted(256 * MIB)
+    first = [(b"%d-" % number).ljust(length, b"x") for number in range(count)]
+    apply_layer(device, [regular(b"d/" + name) for name in first])
+    blocks = place(device, b"d")
+    before = [device.read(block * 4096, 4096) for block in blocks]
+    change_live(device, [regular(b"d/new"), HardLink(b"other/moved", b"d/" + first[3]), regular(b"d/" + first[3])])
+    assert place(device, b"d") == blocks
+    assert names(device, b"d") == {*first, b"new"}
+    changed = [block for block, data in zip(blocks, before, strict=True) if device.read(block * 4096, 4096) != data]
+    assert 1 <= len(changed) <= 2
+    assert FileSystem(device).lookup(b"d/" + first[3]).links == 1
+
+
+def test_a_directory_is_written_anew_when_a_block_is_full() -> None:
+    device = formatted()
+    first = [(b"%d-" % number).ljust(200, b"x") for number in range(300)]
+    apply_layer(device, [regular(b"d/" + name) for name in first])
+    blocks = place(device, b"d")
+    more = [(b"more-%d-" % number).ljust(200, b"x") for number in range(150)]
+    change_live(device, [regular(b"d/" + name) for name in more])
+    assert len(place(device, b"d")) > len(blocks)
+    assert names(device, b"d") == {*first, *more}
+
+
+def test_a_directory_is_written_anew_when_a_block_gets_empty() -> None:
+    device = formatted()
+    apply_layer(device, [regular(b"d/" + (b"%d-" % number).ljust(200, b"x")) for number in range(300)])
+    change_live(device, [Opaque(b"d"), regular(b"d/only")])
+    assert names(device, b"d") == {b"only"}
+    assert len(place(device, b"d")) == 1
+
+
+def change_inode(device: MemoryBlockDevice, path: bytes, **fields: object) -> None:
+    file_system = FileSystem(device)
+    number = file_system.lookup(path).number
+    offset = file_system.groups.inode_offset(number)
+    inode = Inode.from_bytes(device.read(offset, 256))
+    for name, value in fields.items():
+        setattr(inode, name, value)
+    assert file_system.geometry.checksum_seed is not None
+    checksum = checksums.inode(file_system.geometry.checksum_seed, number, inode.to_bytes())
+    inode.checksum_lo, inode.checksum_hi = checksum & 0xFFFF, checksum >> 16
+    device.write(offset, inode.to_bytes())
+
+
+def test_smaller_extra_fields_stay_until_attributes_are_replaced() -> None:
+    """Inodes that old programs made have 28 bytes; xattrs begin 4 bytes earlier."""
+    device = formatted()
+    apply_layer(device, [directory(b"d", xattrs={b"user.a": b"before"})])
+    raw = Inode.from_bytes(device.read(FileSystem(device).groups.inode_offset(FileSystem(device).lookup(b"d").number), 256))
+    area = raw.to_bytes()[0xA0:] + bytes(4)
+    change_inode(device, b"d", extra_isize=28, projid=int.from_bytes(area[:4], "little"), xattrs=area[4:])
+    value = FileSystem(device).status(FileSystem(device).lookup(b"d")).xattrs
+    assert value == {b"user.a": b"before"}
+    change_live(device, [regular(b"d/new")])
+    assert times(device, b"d") == (MTIME, NOW, NOW, MTIME)
+    assert FileSystem(device).status(FileSystem(device).lookup(b"d")).xattrs == value
+    change_live(device, [directory(b"d", xattrs={b"user.a": b"after", b"user.b": b"b" * 200})])
+    assert dict(FileSystem(device).status(FileSystem(device).lookup(b"d")).xattrs) == {b"user.a": b"after", b"user.b": b"b" * 200}
+
+
+def test_extra_fields_that_are_not_known_stay() -> None:
+    device = formatted()
+    apply_layer(device, [directory(b"d")])
+    change_inode(device, b"d", extra_isize=36, xattrs=b"new!" + bytes(92))
+    change_live(device, [regular(b"d/new")])
+    number = FileSystem(device).lookup(b"d").number
+    assert device.read(FileSystem(device).groups.inode_offset(number) + 0xA0, 4) == b"new!"
+    with pytest.raises(UnsupportedError, match=f"inode {number}: extra fields of 36 bytes"):
+        change_live(device, [directory(b"d", xattrs={b"user.a": b"b"})])
+
+
+def test_no_room_for_times() -> None:
+    device = formatted()
+    apply_layer(device, [directory(b"d")])
+    change_inode(device, b"d", extra_isize=4)
+    with pytest.raises(UnsupportedError, match="extra fields of 4 bytes, at least 28"):
+        change_live(device, [regular(b"d/new")])
+
+
+def without(device: MemoryBlockDevice, field: str, feature: int) -> None:
+    super_block = read_super_block(device)
+    setattr(super_block, field, getattr(super_block, field) & ~feature)
+    device.write(SUPER_OFFSET, write_super_block(super_block))
+
+
+def test_more_directories_than_links_can_count() -> None:
+    device = formatted(2048 * MIB)
+    without(device, "feature_ro_compat", RoCompatFeature.DIR_NLINK)
+    with pytest.raises(InvalidError, match=r"65000 directories in it, without dir_nlink ext4 allows 64998"):
+        change_live(device, [directory(b"d/%d" % number) for number in range(65_000)])
+
+
+def test_without_index_nothing_is_written() -> None:
+    device = formatted()
+    without(device, "feature_compat", CompatFeature.DIR_INDEX)
+    with pytest.raises(UnsupportedError, match="cannot write without dir_index"):
+        LayerWriter(device, now_ns=NOW)

@@ -482,6 +482,19 @@ class TestOrphans:
         with pytest.raises(CorruptError, match=f"inode {number}: .*goes on at inode {number}, after 1 others"):
             recover(device)
 
+    def test_file_system_that_is_not_written(self) -> None:
+        device = formatted()
+        apply_layer(device, [regular(b"file")])
+        super_block = read_super_block(device)
+        super_block.last_orphan = FileSystem(device).lookup(b"file").number
+        super_block.feature_ro_compat &= ~int(RoCompatFeature.METADATA_CSUM)
+        device.write(SUPER_OFFSET, write_super_block(super_block))
+        before = contents(device)
+        with pytest.raises(UnsupportedError, match="orphans start at inode 11") as raised:
+            recover(device)
+        assert "e2fsck" in raised.value.hint
+        assert contents(device) == before
+
     def test_orphan_file(self) -> None:
         device = formatted()
         super_block = read_super_block(device)
