@@ -22,6 +22,7 @@ from imgstore.docker_api.images import json_response
 from imgstore.docker_api.requests import flag
 from imgstore.docker_api.service import service_of
 from imgstore.docker_api.tar_response import TarResponse
+from imgstore.layers.tar_header import TarError
 from imgstore.stop import Stop
 
 _STATUS = "X-Docker-Container-Path-Stat"
@@ -51,9 +52,12 @@ async def put_archive(request: Request) -> Response:
 
     def copy() -> None:
         container = service.store.container(name)
-        service.store.copy_to_container(
-            name, path, io.BufferedReader(body), keep_directories=keep_directories, owner_of_user=owner_of_user, stop=stop
-        )
+        try:
+            service.store.copy_to_container(
+                name, path, io.BufferedReader(body), keep_directories=keep_directories, owner_of_user=owner_of_user, stop=stop
+            )
+        except TarError as error:
+            raise ApiError(400, str(error)) from None
         publish(service, "extract-to-dir", container)
 
     try:

@@ -221,7 +221,7 @@ def publish(service: Service, action: str, container: Container, **more: str) ->
 def _find_volumes(store: ImageStore, mounts: Iterable[Mount]) -> dict[str, Volume]:
     """The volumes of mounts, by name; without those that are not there."""
     found = {}
-    for name in {mount.volume for mount in mounts if mount.volume}:
+    for name in dict.fromkeys(mount.volume for mount in mounts if mount.volume):
         with contextlib.suppress(NotFoundError):
             found[name] = store.volume(name)
     return found

@@ -249,6 +249,40 @@ def _files(directory: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items() if path.is_file() and not _IN_EVERY_CONTAINER.match(name)}
 
 
+@pytest.mark.parametrize(
+    ("line", "theirs", "ours"),
+    [
+        ("create -v /tmp:/x app:2", (0, "ID"), (1, "mounting directories as a data volume is not supported.")),
+        (
+            "create --mount type=bind,src=/,dst=/x app:2",
+            (0, "ID"),
+            (1, "mounting directories as a data volume is not supported."),
+        ),
+        ("create --storage-opt size=1G app:2", (1, "has not enabled quotas"), (1, "a container's cannot be smaller")),
+        (
+            "volume create --driver nfs bad",
+            (1, 'plugin "nfs" not found'),
+            (1, "error looking up volume plugin nfs: plugin not found"),
+        ),
+        ("volume create .v", (1, "for a local volume name, only"), (1, 'volume name ".v" includes invalid characters, only')),
+        ("volume create --opt x=y bad", (1, 'invalid option: "x"'), (1, "bad driver value - x is not a supported option")),
+        ("volume create --opt Capacity=1GB va", (1, 'invalid option: "Capacity"'), (0, "va")),
+        ("volume create --driver vsphere vb", (1, 'plugin "vsphere" not found'), (0, "vb")),
+        ("create --name user -v vu:/x app:2", (0, "ID"), (0, "ID")),
+        ("volume rm vu", (1, "remove vu: volume is in use - [ID]"), (1, "volume vu in use by ID")),
+        ("ps -a --filter expose=80 --format {{.Names}}", (0, ""), (0, "user")),
+        ("update --restart always user", (0, "user"), (1, "imgstore runs no containers")),
+        ("logs user", (0, ""), (1, "imgstore runs no containers")),
+        ("exec user true", (1, "ID is not running"), (1, "imgstore runs no containers")),
+    ],
+)
+def test_what_differs(pair: Pair, line: str, theirs: tuple[int, str], ours: tuple[int, str]) -> None:
+    """As the reference says."""
+    for (code, words), (found, stdout, stderr) in zip((theirs, ours), pair.run(line), strict=True):
+        assert found == code, stderr
+        assert words in stdout + stderr if words else stdout == ""
+
+
 def _entries(path: Path) -> dict[str, tuple[bytes, int, int, bytes]]:
     """Files and directories of a tar: type, mode, size and content by name."""
     found = {}

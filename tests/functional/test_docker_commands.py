@@ -1,6 +1,6 @@
 """Commands of Docker's command line, given to dockerd and to the endpoint alike, in the order in which users give them.
 
-Pulls, pushes, lists and removals are compared in the tests of each.
+Pulls, pushes, lists and removals are compared in the tests of each, containers and volumes in ``tests/compat``.
 """
 
 from __future__ import annotations
@@ -166,9 +166,6 @@ def test_what_is_no_archive(pair: Pair, body: bytes) -> None:
     ("line", "theirs", "ours"),
     [
         ("network ls -q --no-trunc", (0, "ID\nID\n"), (0, "")),
-        ("create --pull never nosuch", (1, "No such image: nosuch:latest"), (1, "imgstore runs no containers")),
-        ("diff nosuch", (1, "No such container: nosuch"), (1, "`imgstore export` read the files of an image")),
-        ("stop nosuch", (1, "No such container: nosuch"), (1, "imgstore runs no containers")),
         ("import http://127.0.0.1:1/x", (1, "connection refused"), (1, "imgstore does not download tar files")),
         (
             "pull 127.0.0.1:1/x",

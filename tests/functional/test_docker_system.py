@@ -231,8 +231,8 @@ def test_empty_lists_with_docker_py(api: Endpoint) -> None:
             client.networks.get("x")
         with pytest.raises(docker.errors.NotFound, match="get x: no such volume"):
             client.volumes.get("x")
-        with pytest.raises(docker.errors.APIError, match="runs no containers"):
-            client.containers.create("alpine")
+        with pytest.raises(docker.errors.ImageNotFound, match="No such image: nosuch:latest"):
+            client.containers.create("nosuch")
 
 
 @pytest.mark.parametrize("kind", ["containers", "networks", "volumes"])
@@ -256,20 +256,15 @@ def test_inspect_walks_through_all_that_is_not_there(api: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        ("run -d alpine", 125, "imgstore runs no containers: `imgstore disk IMAGE` names the disk"),
-        ("run --rm alpine true", 125, "imgstore runs no containers"),
-        ("create alpine", 1, "imgstore runs no containers"),
-        ("start x", 1, "imgstore runs no containers"),
-        ("stop x", 1, "imgstore runs no containers"),
+        ("create --pull never nosuch", 1, "No such image: nosuch:latest"),
+        ("start x", 1, "No such container: x"),
+        ("stop x", 1, "No such container: x"),
         ("logs x", 1, "No such container: x"),
         ("exec x true", 1, "No such container: x"),
         ("rm x", 1, "No such container: x"),
-        ("cp x:/etc -", 1, "`imgstore export`"),
-        ("commit x y", 1, "push an image to a registry, and pull it"),
         ("network create x", 1, "imgstore has no networks"),
         ("network rm x", 1, "network x not found"),
         ("network inspect x", 1, "network x not found"),
-        ("volume create x", 1, "imgstore has no volumes"),
         ("volume rm x", 1, "get x: no such volume"),
         ("plugin inspect x", 1, 'plugin "x" not found'),
         ("plugin install --grant-all-permissions x", 1, "imgstore has no plugins"),
