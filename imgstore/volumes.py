@@ -324,7 +324,7 @@ class Volumes:
         stores, _ = self._stores.open_all()
         for store in stores:
             with contextlib.suppress(ImgstoreError):
-                making = store.leases.acquire(_MAKING)
+                making = store.leases.acquire(_MAKING) if store.disks.ids() else None
                 if making is not None:
                     try:
                         strays = store.disks.ids() - survey(store).needed
