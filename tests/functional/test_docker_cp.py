@@ -120,7 +120,7 @@ def test_the_status_of_a_path(api: Endpoint) -> None:
     for path, status in expected.items():
         for method in ("HEAD", "GET"):
             answer = api.request(method, f"/containers/web/archive?path={path}")
-            assert json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"])) == status
+            assert json.loads(base64.b64decode(answer.headers["x-docker-container-path-stat"])) == status
             assert bool(answer.body) is (method == "GET")
 
 
@@ -133,7 +133,7 @@ def test_a_name_that_is_no_text(api: Endpoint) -> None:
     assert api.request("PUT", "/containers/web/archive?path=/etc", body.getvalue()).status == 200
     answer = api.get("/containers/web/archive?path=/etc/odd%FF")
     assert (answer.status, b"yes" in answer.body) == (200, True)
-    assert json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))["name"] == "odd\ufffd"
+    assert json.loads(base64.b64decode(answer.headers["x-docker-container-path-stat"]))["name"] == "odd\ufffd"
     assert api.get("/containers/web/changes").json[-1] == {"Path": "/etc/odd\ufffd", "Kind": 1}
     assert api.get("/containers/web/archive?path=/etc/no%FF").status == 404
 
