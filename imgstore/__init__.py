@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from imgstore.answers import (
+        Container,
         HistoryItem,
         Image,
         ImageUsage,
         Layer,
         LoadedImage,
+        Mount,
         PruneReport,
         PullResult,
         PullStatus,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlreadyExistsError",
+    "Container",
     "CorruptError",
     "DeniedError",
     "FileStatus",
@@ -69,6 +72,7 @@ __all__ = [
     "InvalidError",
     "Layer",
     "LoadedImage",
+    "Mount",
     "NoSpaceError",
     "NotFoundError",
     "PartialError",
@@ -91,6 +95,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Container": "answers",
     "FileStatus": "ext4.reader",
     "FileType": "changes",
     "Finding": "check",
@@ -100,6 +105,7 @@ _ELSEWHERE = {
     "ImageUsage": "answers",
     "Layer": "answers",
     "LoadedImage": "answers",
+    "Mount": "answers",
     "ProgressEvent": "progress",
     "ProgressSink": "progress",
     "PruneReport": "answers",

@@ -250,7 +250,7 @@ def _check_containers(datastore: Datastore, catalog: Catalog, containers: Contai
         yield from _check_container_disk(live_disks, row)
     for container_id in sorted(rows.keys() - there):
         yield Finding("catalog", f"container {container_id} is not on the datastore")
-    for path in containers.stray_disks():
+    for path in containers.unfinished() or ():
         yield Finding(path, "no container has this disk")
 
 

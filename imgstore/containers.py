@@ -45,6 +45,8 @@ class Containers:
         self._catalog = catalog
         self._live_disks = live_disks
         self._leases = leases
+        root = datastore.local_path("")
+        self._root = "" if root is None else f"{root}/"
 
     def commit(self, new: Sequence[markers.ContainerMarker]) -> list[ContainerRow]:
         """Makes containers visible whose disks are there; all of them, or, if a name is taken, none.
@@ -143,26 +145,28 @@ class Containers:
         """Ids of the containers that have a marker, whole or not."""
         return [stem for stem, suffix in self._files() if suffix == "json"]
 
-    def remove_unfinished(self) -> None:
-        """Removes disks without a marker, unless someone is making containers; then the next start looks again."""
+    def unfinished(self) -> list[str] | None:
+        """Paths of disks that have no marker; None while someone is making containers, who has such for a moment."""
         lease = self._leases.acquire(CREATING)
         if lease is None:
-            unfinished = self._leases.acquire(_UNFINISHED)
-            if unfinished is not None:
-                unfinished.abandon()
-            return
+            return None
         try:
-            for path in self.stray_disks():
-                with contextlib.suppress(InUseError, NotFoundError):  # a guest that outlives its container ends some day
-                    self._live_disks.remove(path)
+            files = self._files()
         finally:
             lease.release()
-
-    def stray_disks(self) -> list[str]:
-        """Paths of disks without a marker: of containers that are being made or removed, or that nobody finished."""
-        files = self._files()
         whole = {stem for stem, suffix in files if suffix == "json"}
         return [layout.container_disk(stem) for stem, suffix in files if suffix == "vmdk" and stem not in whole]
+
+    def remove_unfinished(self) -> None:
+        """Removes disks that have no marker, unless someone is making containers; then the next start looks again."""
+        paths = self.unfinished()
+        if paths is None:
+            lease = self._leases.acquire(_UNFINISHED)
+            if lease is not None:
+                lease.abandon()
+        for path in paths or ():
+            with contextlib.suppress(InUseError, NotFoundError):  # a guest that outlives its container ends some day
+                self._live_disks.remove(path)
 
     def read(self, container_id: str) -> ContainerRow:
         """A container, from what lies on the datastore.
@@ -188,7 +192,6 @@ class Containers:
         """
         marker = marker_of(row)
         path = layout.container_disk(row.id)
-        local = self._datastore.local_path(path)
         return Container(
             id=row.id,
             name=row.name,
@@ -202,7 +205,7 @@ class Containers:
             config=marker.config,
             host_config=marker.host_config,
             labels=marker.config.get("Labels") or {},
-            disk=path if local is None else str(local),
+            disk=self._root + path,
             size_rw=self._measure(path) if size is None else size,
         )
 

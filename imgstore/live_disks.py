@@ -7,6 +7,7 @@ after a crash during that, ``<stem>.intent`` lies beside it. Parents are sealed 
 from __future__ import annotations
 
 import contextlib
+import functools
 import posixpath
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
@@ -177,7 +178,7 @@ class LiveDisks:
                     cid=random_cid(),
                     extent_name=posixpath.basename(path),
                     parent_cid=None if parent is None else parent.cid,
-                    parent_hint=None if parent is None else posixpath.relpath(parent.path, posixpath.dirname(path)),
+                    parent_hint=None if parent is None else _relative(parent.path, posixpath.dirname(path)),
                 )
                 if durable:
                     file.fsync()
@@ -227,3 +228,9 @@ class _Intent:
 
 def _intent_path(path: str) -> str:
     return posixpath.splitext(path)[0] + ".intent"
+
+
+@functools.lru_cache(maxsize=64)
+def _relative(path: str, directory: str) -> str:
+    # The root of the datastore as the root of all: else the working directory would be asked for.
+    return posixpath.relpath(f"/{path}", f"/{directory}")

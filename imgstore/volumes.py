@@ -214,7 +214,7 @@ class Volumes:
             if capacity > now:
                 self._replace_disk(found, capacity)
 
-    def snapshot(self, name: str, snapshot: str) -> None:
+    def snapshot(self, name: str, snapshot: str) -> FoundVolume:
         """Keeps what the volume is now under a name. The disk is sealed, and a new one on top of it takes what is written from now on.
 
         Raises:
@@ -228,8 +228,9 @@ class Volumes:
             with self._frozen(found) as (marker, disk):
                 record = SnapshotRecord(snapshot, disk, _now())
                 marker = msgspec.structs.replace(marker, snapshots=(*marker.snapshots, record))
-                self._write(found.store, marker)
+                written = self._write(found.store, marker)
             found.store.disks.seal(disk)
+            return written
 
     def remove_snapshot(self, name: str, snapshot: str) -> None:
         """Forgets a snapshot, and removes the disks that nothing needs any more.

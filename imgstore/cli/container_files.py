@@ -26,6 +26,7 @@ from imgstore.cli.copy_paths import (
     place_copy,
     split_argument,
 )
+from imgstore.cli.files import DEVICES
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError, NotFoundError
 
@@ -195,8 +196,8 @@ def _find_inside(store: ImageStore, container: str, path: str) -> Destination:
     except (NotFoundError, InvalidError):
         return Destination(place, None)
     if found.status.type not in _FILES:
-        kind = found.status.type.name.lower().replace("_", " ")
-        raise InvalidError(f'destination "{container}:{path}" must be a directory or a regular file: got a {kind}')
+        kind = "a device" if found.status.type in DEVICES else "an irregular file"
+        raise InvalidError(f'destination "{container}:{path}" must be a directory or a regular file: got {kind}')
     return Destination(place, found.status.type is FileType.DIRECTORY)
 
 

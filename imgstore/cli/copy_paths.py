@@ -83,7 +83,7 @@ def place_copy(source: Source, destination: Destination) -> tuple[str, str]:
     if not source.is_directory and destination.is_directory is None and asserts_directory(destination.path):
         raise InvalidError("no such directory")
     if names_contents(destination.path):
-        return destination.path[:-1], "."
+        return destination.path[:-2] or "/", "."
     above, _, name = posixpath.normpath(destination.path).rpartition("/")
     return above or "/", name
 
@@ -131,7 +131,7 @@ def find_destination(path: str) -> Destination:
                 raise InvalidError(f"{path}: not a directory") from None
             return Destination(followed, None)
         except NotADirectoryError as error:
-            raise InvalidError(f"lstat {followed}: not a directory") from error
+            raise InvalidError(f"stat {followed}: not a directory") from error
         if not stat.S_ISLNK(status.st_mode):
             if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
                 raise InvalidError(f'invalid output path: "{path}" must be a directory or a regular file')

@@ -66,7 +66,7 @@ def _resolve(tree: MountedTree[FilesRead], path: bytes) -> _Source:
     if not clean or is_current or path.endswith(b"/"):
         found = tree.follow(clean)
         if tree.type_at(found) not in (None, FileType.DIRECTORY):
-            raise NotDirectoryError(f"lstat {shown(clean)}/: not a directory")
+            raise NotDirectoryError(f"lstat {shown(clean)}/{'.' if is_current else ''}: not a directory")
         return _Source(found, b"." if is_current else base or b"/")
     above = tree.follow(clean.rpartition(b"/")[0])
     if tree.type_at(above) not in (None, FileType.DIRECTORY):

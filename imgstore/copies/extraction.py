@@ -6,19 +6,22 @@ meets a directory.
 
 Source: moby ``pkg/archive/archive.go`` (Unpack, createTarFile), ``daemon/archive_unix.go`` (checkWritablePath). Not done as there: an entry
 over a directory that a volume is mounted in is refused before anything of that volume is removed; a file that is made in a directory
-with a default ACL does not get it.
+with a default ACL does not get it; a hard link does not take the owner of its file, nor its setuid bit, from it.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
+import stat
 
 from imgstore.changes import Change, Entry, FileType, HardLink
 from imgstore.copies.tree import FilesWritten, MountedTree, normal, shown
 from imgstore.copies.users import Owner
 from imgstore.errors import DeniedError, InUseError, InvalidError
 from imgstore.ext4.writer import LayerWriter
+from imgstore.layers.acl import acl_with_mode
+from imgstore.layers.pax import ACL_ACCESS
 
 
 class Extraction:
@@ -63,7 +66,7 @@ class Extraction:
         if not change.path:
             return  # of "." docker takes no attributes
         above, _, name = change.path.rpartition(b"/")
-        path = _joined(self._directory(above), name)
+        path = _joined(self._directory(above, change), name)
         kind = change.type if isinstance(change, Entry) else None
         found = self._tree.type_at(path)
         if found is not None:
@@ -83,9 +86,18 @@ class Extraction:
         if self._owner is not None:
             entry.uid, entry.gid = self._owner
         if found is FileType.DIRECTORY and entry.type is FileType.DIRECTORY:
-            kept = writer.xattrs_at(inner) if writer.type_at(inner) is not None else {}
-            entry.xattrs = {**kept, **entry.xattrs}
+            self._merge_attributes(entry, writer)
         writer.apply(entry)
+
+    @staticmethod
+    def _merge_attributes(directory: Entry, writer: LayerWriter) -> None:
+        """What a directory that is there keeps: extended attributes, which are only added to, and what its ACL says beside the mode."""
+        if writer.type_at(directory.path) is None:
+            return  # it is on the way to a mount point, and not on the disk
+        kept = dict(writer.status_at(directory.path).xattrs)
+        if ACL_ACCESS in kept:
+            kept[ACL_ACCESS] = acl_with_mode(kept[ACL_ACCESS], directory.mode)
+        directory.xattrs = {**kept, **directory.xattrs}
 
     def _link(self, link: HardLink, path: bytes) -> None:
         above, _, name = link.target.rpartition(b"/")
@@ -124,8 +136,12 @@ class Extraction:
         if not shown(normal(posixpath.dirname(place) + b"/" + entry.target)).startswith(shown(self._destination)):
             raise InvalidError(f'invalid symlink "{shown(place)}" -> "{os.fsdecode(entry.target)}"')
 
-    def _directory(self, name: bytes) -> bytes:
-        """Where a directory of the archive is in the container; those that are missing are made."""
+    def _directory(self, name: bytes, change: Change) -> bytes:
+        """Where a directory of the archive is in the container; those that are missing are made.
+
+        Args:
+            change: what it is wanted for.
+        """
         found = self._directories.get(name)
         if found is not None:
             return found
@@ -135,22 +151,29 @@ class Extraction:
         path = self._directories[known]
         for component in name[len(known) + 1 if known else 0 :].split(b"/"):
             known = _joined(known, component)
-            path = self._directories[known] = self._subdirectory(known, _joined(path, component))
+            path = self._directories[known] = self._subdirectory(_joined(path, component), change)
         return path
 
-    def _subdirectory(self, name: bytes, path: bytes) -> bytes:
+    def _subdirectory(self, path: bytes, change: Change) -> bytes:
         kind = self._tree.type_at(path)
         if kind is FileType.SYMLINK:
             path = self._tree.follow(path)
             kind = self._tree.type_at(path)
             if kind is None:
-                raise InvalidError(f"mkdir {self._shown(name)}: file exists")  # a link that leads nowhere
+                raise InvalidError(f"{self._verb(change)}: no such file or directory")  # a link that leads nowhere
         if kind is None:
             writer, inner = self._writer(path)
-            writer.apply(Entry(inner, FileType.DIRECTORY, 0o755, mtime_ns=self._now_ns))
+            above = inner.rpartition(b"/")[0]
+            # mkdir(2) hands the bit down.
+            inherited = 0 if writer.type_at(above) is None else writer.status_at(above).mode & stat.S_ISGID
+            writer.apply(Entry(inner, FileType.DIRECTORY, 0o755 | inherited, mtime_ns=self._now_ns))
         elif kind is not FileType.DIRECTORY:
-            raise InvalidError(f"mkdir {self._shown(name)}: not a directory")
+            raise InvalidError(f"{self._verb(change)}: not a directory")
         return path
+
+    def _verb(self, change: Change) -> str:
+        is_directory = isinstance(change, Entry) and change.type is FileType.DIRECTORY
+        return f"{'mkdir' if is_directory else 'open'} {self._shown(change.path)}"
 
     def _writer(self, path: bytes) -> tuple[LayerWriter, bytes]:
         number, inner = self._tree.place(path)

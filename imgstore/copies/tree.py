@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from imgstore.changes import FileType
 from imgstore.errors import InvalidError, NotFoundError
-from imgstore.ext4.reader import FileSystem
+from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.ext4.writer import LayerWriter
 
 MOST_LINKS = 40
@@ -30,8 +30,8 @@ class Files(Protocol):
         """The type of what is there, or None."""
         ...
 
-    def target_at(self, path: bytes) -> bytes:
-        """The target of a symlink."""
+    def status_at(self, path: bytes) -> FileStatus:
+        """All that is known of what is there; NotFoundError if nothing is."""
         ...
 
 
@@ -51,8 +51,8 @@ class FilesRead:
         except NotFoundError:
             return None
 
-    def target_at(self, path: bytes) -> bytes:
-        return self.file_system.read_target(self.file_system.lookup(path))
+    def status_at(self, path: bytes) -> FileStatus:
+        return self.file_system.status(self.file_system.lookup(path))
 
 
 FilesWritten = LayerWriter | FilesRead
@@ -187,7 +187,7 @@ class MountedTree(Generic[F]):
                 if links > MOST_LINKS:
                     raise InvalidError(f"stat {shown(normal(path))}: too many levels of symbolic links")
                 number, inner = self.place(here)
-                target = self.files(number).target_at(inner)
+                target = self.files(number).status_at(inner).target
                 if target.startswith(b"/"):
                     done = []
                 ahead += target.split(b"/")[::-1]

@@ -23,10 +23,10 @@ _ALL = (_CONSISTENT_READ, _WRITE, _WRITE_UNCHANGED, _RESIZE)
 
 _FLOCK = struct.Struct("hhqqi0q")
 
-_ATTEMPTS = 5
+_ATTEMPTS = 3
 """Two that come at once see each other's locks, and both let go."""
 
-_LONGEST_WAIT = 0.008
+_LONGEST_WAIT = 0.004
 
 
 def take(descriptor: int, *, writable: bool) -> bool:

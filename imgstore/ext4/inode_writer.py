@@ -268,9 +268,6 @@ class InodeWriter:
             FileSystemFullError: as its name says.
         """
         node = self._file_system.node(number)
-        old = dict(self._file_system.directory_entries(node)) if node.size else {}
-        if node.size and old == entries:
-            return
         links = 2 + sum(value & TYPE_MASK == DIRECTORY_TYPE for value in entries.values())
         if links > LINK_MAX and not self._file_system.super_block.feature_ro_compat & RoCompatFeature.DIR_NLINK:
             raise ChangeError(
@@ -278,9 +275,14 @@ class InodeWriter:
             )
         raw = self._table.read(number)
         struct.pack_into("<H", raw, _LINKS_AT, 1 if links > LINK_MAX else links)
-        if self._now is not None and node.size and self._edit_directory(node, old, entries):
-            self._table.change(number, raw)
-            return
+        if node.size:
+            old = dict(self._file_system.directory_entries(node))
+            if old == entries:
+                return
+            if self._now is not None and self._edit_directory(node, old, entries):
+                self._table.change(number, raw)
+                return
+            del old  # as much as the new ones, which in a layer may be a million
         before = self._release_blocks(node)
         seed = checksums.inode_seed(self._seed, number, node.generation)
         blocks, indexed = encode_directory(entries, number, parent, seed, self._hash_seed, signed_hash=self._signed_hash)

@@ -19,9 +19,9 @@ from imgstore.ext4.features import prove_writable
 from imgstore.ext4.geometry import SUPER_OFFSET, write_super_block
 from imgstore.ext4.groups import BaseMetadata
 from imgstore.ext4.inode_writer import Attributes, ChangeError, InodeWriter
-from imgstore.ext4.inodes import DIRENT_TYPES, FILE_TYPES, Node
+from imgstore.ext4.inodes import DIRENT_TYPES, FILE_TYPES
 from imgstore.ext4.pages import WritablePageCache
-from imgstore.ext4.reader import FileSystem, show_path
+from imgstore.ext4.reader import FileStatus, FileSystem, show_path
 from imgstore.ext4.stream import BlockStream
 from imgstore.ext4.structures import LINK_MAX, ROOT_INODE
 from imgstore.ext4.tree import Directory, DirectoryTree
@@ -99,21 +99,19 @@ class LayerWriter:
             return None
         return FILE_TYPES.get(value & TYPE_MASK) or self._file_system.node(value >> 4).type
 
-    def target_at(self, path: bytes) -> bytes:
-        """The target of the symlink at ``path``; see ``type_at``.
+    def status_at(self, path: bytes) -> FileStatus:
+        """All that is known of what is at ``path``; see ``type_at``. The size of a directory is that before these Changes.
 
         Raises:
             NotFoundError: nothing is there.
         """
-        return self._file_system.read_target(self._node_at(path))
-
-    def xattrs_at(self, path: bytes) -> dict[bytes, bytes]:
-        """The extended attributes of what is at ``path``; see ``type_at``.
-
-        Raises:
-            NotFoundError: nothing is there.
-        """
-        return self._file_system.read_xattrs(self._node_at(path))
+        value = self._value_at(path)
+        if value is None:
+            raise NotFoundError(f"{show_path(path)}: no such file in the file system")
+        node = self._file_system.node(value >> 4)
+        if node.xattr_block or (node.type is FileType.SYMLINK and not node.is_fast_symlink):
+            self._stream.flush()  # it may be of these very Changes
+        return self._file_system.status(node)
 
     def _value_at(self, path: bytes) -> int | None:
         if not path:
@@ -121,13 +119,6 @@ class LayerWriter:
         above, _, name = path.rpartition(b"/")
         directory = self._tree.find(above)
         return None if directory is None else directory.entries.get(name)
-
-    def _node_at(self, path: bytes) -> Node:
-        value = self._value_at(path)
-        if value is None:
-            raise NotFoundError(f"{show_path(path)}: no such file in the file system")
-        self._stream.flush()  # it may be of these very Changes
-        return self._file_system.node(value >> 4)
 
     def apply(self, change: Change) -> None:
         """Applies one Change; the data of an Entry are read to their end.

@@ -9,6 +9,7 @@ import re
 import struct
 from typing import Final
 
+from imgstore.errors import CorruptError
 from imgstore.layers.tar_header import MAX_ID, MalformedError, shown
 
 _VERSION: Final = struct.pack("<I", 2)
@@ -89,6 +90,22 @@ def acl_permissions(acl: bytes) -> tuple[int, bool]:
             raise MalformedError(f"ACL has no {_TAG_WORDS[tag]} entry")
     group = permissions.get((_MASK, _NO_ID), permissions[_GROUP_OBJ, _NO_ID])
     return permissions[_USER_OBJ, _NO_ID] << 6 | group << 3 | permissions[_OTHER, _NO_ID], len(permissions) > 3
+
+
+def acl_with_mode(acl: bytes, mode: int) -> bytes:
+    """An access ACL in version-2 form after chmod(2): the owner's permissions, those of others, and the mask or else the group's.
+
+    Raises:
+        CorruptError: it is no such ACL.
+    """
+    if acl[:4] != _VERSION or (len(acl) - 4) % _ENTRY.size:
+        raise CorruptError(f"ACL of {len(acl)} bytes is not in version 2 form")
+    entries = list(_ENTRY.iter_unpack(acl[4:]))
+    of_group = _MASK if any(tag == _MASK for tag, _, _ in entries) else _GROUP_OBJ
+    shifts = {_USER_OBJ: 6, of_group: 3, _OTHER: 0}
+    return _VERSION + b"".join(
+        _ENTRY.pack(tag, mode >> shifts[tag] & 7 if tag in shifts else bits, number) for tag, bits, number in entries
+    )
 
 
 def _parse_entry(words: bytes) -> tuple[int, int, int]:

@@ -158,6 +158,7 @@ class StoreCore:
             if self._catalog.damage():
                 self._catalog.discard()
             self._images.remove_unfinished()
+            self._containers.remove_unfinished()
             self._tidy()
             return rebuild(self._catalog, self._disks, self._images, self._containers)
 
@@ -195,13 +196,12 @@ class StoreCore:
             return False
 
     def _tidy(self) -> None:
-        """Removes what interrupted work left: stagings without an owner, layers and container disks without a marker that nobody makes."""
+        """Removes what interrupted work left: stagings without an owner, and layers without a marker that nobody is making."""
         self._datastore.sweep()
         known = {row.chain_id for row in self._catalog.layers()} if self._has_catalog() else set()
         for chain_id in set(self._disks.chain_ids()) - known:
             self._disks.remove_unfinished(chain_id)
         self._disks.mend_scratch()
-        self._containers.remove_unfinished()
 
     @contextlib.contextmanager
     def _chain(self, reference: str) -> Iterator[Chain]:

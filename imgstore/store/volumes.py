@@ -58,7 +58,8 @@ class Volumes(StoreCore):
             name = new_name()
             labels.setdefault(ANONYMOUS_LABEL, "")
         self._quota.check()
-        return self._volume(self._volumes.create(name, wanted, labels, exist_ok=exist_ok))
+        found = self._volumes.create(name, wanted, labels, exist_ok=exist_ok)
+        return self._volume(found) if exist_ok else _shown(found, _top_size(found), ())
 
     def volumes(self, filters: Filters | None = None) -> tuple[list[Volume], list[str]]:
         """The volumes by name, and what could not be read and why, a sentence each.
@@ -140,8 +141,7 @@ class Volumes(StoreCore):
             InvalidError: a snapshot cannot be called that.
             InUseError: a guest has it open.
         """
-        self._volumes.snapshot(name, snapshot)
-        return next(kept for kept in self.volume(name).snapshots if kept.name == snapshot)
+        return _shown(self._volumes.snapshot(name, snapshot), 0, ()).snapshots[-1]
 
     def remove_snapshot(self, name: str, snapshot: str) -> None:
         """Removes a snapshot of a volume, and the disks that nothing needs then.
@@ -185,7 +185,8 @@ class Volumes(StoreCore):
             name = new_name()
             labels.setdefault(ANONYMOUS_LABEL, "")
         self._quota.check()
-        return self._volume(self._volumes.clone(volume, snapshot or None, name, wanted, labels))
+        made = self._volumes.clone(volume, snapshot or None, name, wanted, labels)
+        return _shown(made, _top_size(made), ())
 
     def export_volume(self, source: str) -> Generator[Bytes, None, None]:
         """The files of a volume, or of ``VOLUME@SNAPSHOT``, as a tar whose first entry is the root; the same tree gives the same bytes.
@@ -292,6 +293,11 @@ class Volumes(StoreCore):
     def _volume(self, found: FoundVolume) -> Volume:
         users = self._catalog.containers_with(found.marker.name)
         return _shown(found, self._volumes.own_size(found), users)
+
+
+def _top_size(found: FoundVolume) -> int:
+    """What a new volume takes: nothing else is its own yet."""
+    return found.store.disks.size(found.marker.disk)
 
 
 def _shown(found: FoundVolume, size: int, users: Sequence[str]) -> Volume:

@@ -46,9 +46,9 @@ def write_child(
     """
     layout, header, redundant_directory, directory = _frame(capacity)
     descriptor = describe_disk(layout.capacity, cid, parent_cid, parent_hint, extent_name).to_bytes()
-    head = header + descriptor
     file.truncate(layout.overhead * SECTOR)
-    file.pwrite(0, head.ljust(layout.redundant_directory * SECTOR, b"\0") + redundant_directory)
+    file.pwrite(0, header + descriptor.rstrip(b"\0"))
+    file.pwrite(layout.redundant_directory * SECTOR, redundant_directory)
     file.pwrite(layout.directory * SECTOR, directory)
 
 

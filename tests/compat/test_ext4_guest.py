@@ -7,6 +7,7 @@ import os
 import random
 import re
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from imgstore.blocks import BlockDevice
 from imgstore.changes import FileType
-from imgstore.errors import UnsupportedError
+from imgstore.errors import CorruptError, UnsupportedError
 from imgstore.ext4.check import check_file_system
 from imgstore.ext4.log import Log
 from imgstore.ext4.reader import FileSystem
@@ -321,6 +322,57 @@ def log_lies_across_the_end(image: Path) -> bool:
         head = log.read(log.super_block.first)
         magic, sequence = head[:4], int.from_bytes(head[8:12], "big")
         return log.super_block.start > 1 and magic == b"\xc0\x3b\x39\x98" and sequence > log.super_block.sequence
+
+
+@pytest.mark.parametrize("options", ["", "data=writeback,journal_async_commit"])
+def test_damaged_logs(tmp_path: Path, options: str) -> None:
+    """What the kernel mounts we show, and as it does; what it refuses to mount we refuse."""
+    with formatted_file(tmp_path / "image") as device:
+        image = device.path
+    with guest(image, options) as root:
+        work = Work(root, 11)
+        for _ in range(6):
+            work.run(8)
+            sync(root)
+        cut = copy(image, "cut")
+    with FileBlockDevice(cut) as device:
+        file_system = FileSystem(recovered(device))
+        log = Log(device, list(file_system.runs(file_system.node(file_system.super_block.journal_inum))))
+        places = [log.place(position) for position in range(log.super_block.start, log.end)]
+    last = max(number for number, place in enumerate(places) if reads_as_log(cut, place))
+    chance = random.Random(12)
+    outcomes = set()
+    for number in range(6):
+        damaged = copy(cut, f"damaged-{number}")
+        at = chance.randrange(last + 1)
+        with FileBlockDevice(damaged) as device:
+            if number % 2:
+                for place in places[at:]:
+                    device.write(place, bytes(4096))
+            else:
+                device.write(places[at] + 2000, bytes([device.read(places[at] + 2000, 1)[0] ^ 4]))
+        outcomes.add(shown := is_mounted_by_the_kernel(damaged))
+        if shown:
+            assert diff(tree_after_the_kernel(damaged), tree_as_recovered(damaged)) == []
+        else:
+            with FileBlockDevice(damaged) as device, pytest.raises(CorruptError, match="journal: transaction"):
+                recovered(device)
+    assert outcomes == {True, False}
+
+
+def reads_as_log(image: Path, place: int) -> bool:
+    with FileBlockDevice(image) as device:
+        return device.read(place, 4) == b"\xc0\x3b\x39\x98"
+
+
+def is_mounted_by_the_kernel(image: Path) -> bool:
+    there = copy(image, "mounted")
+    with tempfile.TemporaryDirectory() as directory:
+        done = run("mount", "-t", "ext4", "-o", "loop", there, directory, check=False)
+        if done.returncode == 0:
+            run("umount", directory)
+    there.unlink()
+    return done.returncode == 0
 
 
 @pytest.mark.parametrize("size", [0, 1000, 4096 * 3, 8192 * 341 + 7, 8192 * 700, 8192 * 1400 + 100])

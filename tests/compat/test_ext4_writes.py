@@ -28,7 +28,7 @@ from tests.ext4_layers import MIB, MTIME, FileBlockDevice, apply_layer, director
 from tests.judges import e2fsck
 from tests.judges.mount import mounted
 from tests.judges.tree import diff, tree_of
-from tests.tools import need, run
+from tests.tools import missing, need, run
 
 NOW = 1_790_000_000_987_654_321
 GIB = 1 << 30
@@ -248,6 +248,8 @@ def open_in_root(root: int, path: bytes, *, follow_last: bool) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.syscall(_OPENAT2, root, path, how, len(how))
     if descriptor < 0:
+        if ctypes.get_errno() == errno.ENOSYS:
+            missing("openat2 of Linux 5.6")
         return -ctypes.get_errno()
     try:
         return os.fstat(descriptor).st_ino

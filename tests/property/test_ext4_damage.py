@@ -11,7 +11,9 @@ from imgstore.blocks import MemoryBlockDevice
 from imgstore.changes import Entry, Opaque
 from imgstore.errors import ImgstoreError
 from imgstore.ext4.check import check_file_system
+from imgstore.ext4.format import MINIMUM_SIZE
 from imgstore.ext4.geometry import SUPER_OFFSET, read_super_block, write_super_block
+from imgstore.ext4.grow import grow_file_system
 from imgstore.ext4.reader import FileSystem
 from imgstore.ext4.structures import RoCompatFeature
 from imgstore.ext4.writer import LayerWriter
@@ -29,8 +31,8 @@ def pages(checksums: bool) -> dict[int, bytes]:
     return contents(device)
 
 
-def damaged(checksums: bool, damages: list[tuple[int, int, bytes]]) -> MemoryBlockDevice:
-    device = formatted()
+def damaged(checksums: bool, damages: list[tuple[int, int, bytes]], size: int = MINIMUM_SIZE) -> MemoryBlockDevice:
+    device = MemoryBlockDevice(size)
     for offset, page in pages(checksums).items():
         device.write(offset, page)
     blocks = [
@@ -67,12 +69,23 @@ def test_check(checksums: bool, damages: list[tuple[int, int, bytes]]) -> None:
         assert finding.problem
 
 
-@given(DAMAGES)
-def test_writer(damages: list[tuple[int, int, bytes]]) -> None:
+@given(DAMAGES, st.sampled_from([None, 1_790_000_000 * 10**9]))
+def test_writer(damages: list[tuple[int, int, bytes]], now_ns: int | None) -> None:
     try:
-        writer = LayerWriter(damaged(True, damages))
+        writer = LayerWriter(damaged(True, damages), now_ns=now_ns)
         writer.apply(regular(b"d/new", b"x" * 5000))
         writer.apply(Opaque(b""))
         writer.finish()
     except ImgstoreError as error:
         assert str(error)
+
+
+@given(DAMAGES)
+def test_grow(damages: list[tuple[int, int, bytes]]) -> None:
+    device = damaged(True, damages, 1000 << 27)
+    before = contents(device)
+    try:
+        grow_file_system(device)
+    except ImgstoreError as error:
+        assert str(error)
+        assert contents(device) == before

@@ -26,7 +26,18 @@ from imgstore.ext4.geometry import Geometry, read_super_block
 from imgstore.ext4.groups import GroupTable
 from imgstore.ext4.journal import journal_blocks
 from imgstore.layers import recipe
-from imgstore.layout import DISKS, SCRATCH, blobs_file, disk_file, grain_sums_file, image_directory, layer_marker, recipe_file
+from imgstore.layout import (
+    DISKS,
+    SCRATCH,
+    blobs_file,
+    container_disk,
+    container_marker,
+    disk_file,
+    grain_sums_file,
+    image_directory,
+    layer_marker,
+    recipe_file,
+)
 from imgstore.progress import State
 from imgstore.store import ImageStore
 from imgstore.vmdk.grains import HostedHeader, Layout
@@ -48,17 +59,23 @@ def anchors(document: Path) -> set[str]:
 
 
 def section(command: str) -> str:
-    """What the reference says of a command."""
-    found = re.search(rf"^### {command}\n(.*?)(?=^##)", (REFERENCE / "cli.md").read_text(), re.MULTILINE | re.DOTALL)
+    """What the reference says of a command, which may be one of a group: ``container ls``."""
+    found = re.search(rf"^####? {command}\n(.*?)(?=^##)", (REFERENCE / "cli.md").read_text(), re.MULTILINE | re.DOTALL)
     assert found, f"no section on {command}"
     return found[1]
 
 
 def command_of(name: str) -> click.Command:
-    assert isinstance(program, LazyGroup)
-    command = program.get_command(click.Context(program), name)
+    command: click.Command | None = program
+    for word in name.split():
+        assert isinstance(command, LazyGroup)
+        command = command.get_command(click.Context(command), word)
     assert command is not None
     return command
+
+
+GROUPS = [name for name in COMMANDS if isinstance(command_of(name), LazyGroup)]
+SUBCOMMANDS = [f"{name} {word}" for name in GROUPS for word in command_of(name).list_commands(click.Context(command_of(name)))]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
@@ -84,7 +101,7 @@ def test_every_document_can_be_reached() -> None:
     assert [path for path in (ROOT / "docs").rglob("*.md") if path not in reached] == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *SUBCOMMANDS])
 def test_every_command_and_option_is_in_the_reference(name: str) -> None:
     text = section(name)
     assert f"imgstore {name}" in text
@@ -97,7 +114,7 @@ def test_every_command_and_option_is_in_the_reference(name: str) -> None:
             assert parameter.metavar.strip("[].") in text
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *SUBCOMMANDS])
 def test_the_reference_has_no_other_options(name: str) -> None:
     known = {option for parameter in command_of(name).params for option in parameter.opts}
     usage = re.search(r"```\n(.*?)```", section(name), re.DOTALL)
@@ -106,7 +123,9 @@ def test_the_reference_has_no_other_options(name: str) -> None:
 
 
 def test_the_reference_has_no_other_commands() -> None:
-    assert list(COMMANDS) == re.findall(r"^### (\w+)$", (REFERENCE / "cli.md").read_text(), re.MULTILINE)
+    text = (REFERENCE / "cli.md").read_text()
+    assert list(COMMANDS) == re.findall(r"^### ([\w-]+)$", text, re.MULTILINE)
+    assert re.findall(r"^#### ([\w-]+ [\w-]+)$", text, re.MULTILINE) == SUBCOMMANDS
 
 
 def test_global_options_are_in_the_reference() -> None:
@@ -192,6 +211,7 @@ def test_the_layout_of_a_store() -> None:
     assert f"\n{blobs_file('sha256:<chain id>')} " in text
     assert f"\n{image_directory('sha256:<image id>')}/image.json " in text
     assert f"\n{DISKS}/{recipe_file('<chain id>')} " in text
+    assert f"\n{container_disk('<container id>')} " in text and f"\n{container_marker('<container id>')} " in text
     for kind in (
         markers.StoreMarker,
         markers.LayerMarker,
@@ -201,6 +221,8 @@ def test_the_layout_of_a_store() -> None:
         markers.ImageLayer,
         markers.BlobsMarker,
         markers.BlobRecord,
+        markers.ContainerMarker,
+        markers.MountRecord,
     ):
         for field in kind.__struct_fields__:
             assert f"`{field}`" in text, f"{kind.__name__}.{field}"
