@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,17 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgstore import layout
-from tests.bench import contenders, image, promises, report
+from tests.bench import containers, contenders, image, loop, promises, report
+from tests.bench.containers import ContainerBench
 from tests.bench.contenders import Command
 from tests.bench.contest import Contest, say
 from tests.bench.endpoint import Endpoint, Latencies
 from tests.bench.engines import ENGINES, Docker, Engine
+from tests.bench.library import Library
 from tests.bench.measure import run
 from tests.bench.registry import DockerRegistry
 from tests.bench.report import Figures
 
-CONTENDERS = ("floor", "imgstore", "docker", "ctr")
-PARTS = ("pull", "save", "load", "push", "list")
+CONTENDERS = ("floor", "imgstore", "docker", "ctr", "qemu", "kernel")
+IMAGE_PARTS = ("pull", "save", "load", "push", "list")
+CONTAINER_PARTS = ("create", "diff", "copy", "volume", "commit")
+PARTS = (*IMAGE_PARTS, *CONTAINER_PARTS)
 REPORT = Path("docs/internals/performance.md")
 
 
@@ -40,10 +45,11 @@ class Scale:
     few: int
     many: int
     repetitions: int
+    containers: containers.Scale
 
 
-FULL = Scale(image.FULL, 100, 10_000, 7)
-SMOKE = Scale(image.SMOKE, 5, 20, 1)
+FULL = Scale(image.FULL, 100, 10_000, 7, containers.FULL)
+SMOKE = Scale(image.SMOKE, 5, 20, 1, containers.SMOKE)
 
 
 def main() -> None:
@@ -56,17 +62,29 @@ def main() -> None:
     blobs = image.layer_blobs(image.build_image(scale.image, directory))
     packed = sum(blob.stat().st_size for blob in blobs) / 1e6
     size = f"{scale.image.size / 1e6:,.0f} MB in {scale.image.files:,} files, {packed:,.0f} MB as gzip, {len(blobs)} layers"
-    figures = Figures(f"{size}; {options.rounds} rounds")
+    size += f"; {options.rounds} rounds"
+    names = _usable(options.contenders)
+    sections: dict[str, Figures] = {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
-        engines = [stack.enter_context(engine(scratch / engine.name)) for engine in _usable_engines(options.contenders)]
-        figures.versions = [engine.version for engine in engines]
-        bench = Bench(scale, options.rounds, options.contenders, directory, scratch, engines, figures)
-        with DockerRegistry(scratch / "registry") as registry:
-            bench.run_parts(options.parts, registry)
-    print(report.render(figures))
-    if options.report is not None:
-        report.write_report(options.report, figures)
+        registry = stack.enter_context(DockerRegistry(scratch / "registry"))
+        if set(IMAGE_PARTS) & set(options.parts):
+            engines = [stack.enter_context(engine(scratch / engine.name)) for engine in ENGINES if engine.name in names]
+            figures = sections[report.IMAGES] = Figures(size, [engine.version for engine in engines])
+            Bench(scale, options.rounds, names, directory, scratch, engines, figures).run_parts(options.parts, registry)
+        if set(CONTAINER_PARTS) & set(options.parts) and "imgstore" in names:
+            references = [
+                registry.push(image.build_image(recipe, directory), f"bench/{name}:1")
+                for recipe, name in ((scale.image, "image"), (image.SMOKE, "small"))
+            ]
+            figures = sections[report.CONTAINERS] = Figures(size, [_qemu_version()] if "qemu" in names else [])
+            library = stack.enter_context(Library(scratch / "containers"))
+            bench = ContainerBench(scale.containers, scale.image, options.rounds, names, scratch, library, figures)
+            bench.run_parts(options.parts, *references)
+    for section, figures in sections.items():
+        print(report.render(figures))
+        if options.report is not None:
+            report.write_report(options.report, section, figures)
 
 
 class Bench:
@@ -207,7 +225,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", type=_words, default=list(CONTENDERS), help=",".join(CONTENDERS))
-    parser.add_argument("--parts", type=_words, default=list(PARTS), help=",".join(PARTS) + "; the pull is always part of it")
+    parser.add_argument("--parts", type=_words, default=list(PARTS), help=",".join(PARTS) + "; with one about images, the pull")
     parser.add_argument("--directory", type=Path, default=Path("build/bench"), help="works below it, and keeps the images there")
     parser.add_argument("--report", type=Path, nargs="?", const=REPORT, help=f"write the figures there (default: {REPORT})")
     options = parser.parse_args()
@@ -221,13 +239,26 @@ def _words(text: str) -> list[str]:
     return text.split(",")
 
 
-def _usable_engines(names: list[str]) -> list[type[Engine]]:
-    chosen = [engine for engine in ENGINES if engine.name in names]
-    usable = [engine for engine in chosen if engine.installed() and os.geteuid() == 0]
-    for engine in chosen:
-        if engine not in usable:
-            say(f"without {engine.name}: it needs root and {', '.join(engine.programs)}")
-    return usable
+def _usable(names: list[str]) -> list[str]:
+    """Those that can take part on this machine."""
+    lacking = {engine.name: f"root and {', '.join(engine.programs)}" for engine in ENGINES if not _can_run(engine)}
+    if not loop.usable():
+        lacking["kernel"] = f"root and {', '.join(loop.PROGRAMS)}"
+    if shutil.which("qemu-img") is None:
+        lacking["qemu"] = "qemu-img"
+    for name in names:
+        if name in lacking:
+            say(f"without {name}: it needs {lacking[name]}")
+    return [name for name in names if name not in lacking]
+
+
+def _can_run(engine: type[Engine]) -> bool:
+    return engine.installed() and os.geteuid() == 0
+
+
+def _qemu_version() -> str:
+    words = subprocess.run(["qemu-img", "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return f"qemu-img {words[2]}"
 
 
 if __name__ == "__main__":

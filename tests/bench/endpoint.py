@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from tests.bench.measure import Run
+from tests.bench.measure import Run, peak_of, reset_peak
 
 VERSION = "/v1.41"  # what the dockerd that we are compared with speaks
 _CHUNK = 1 << 20
@@ -98,11 +98,11 @@ class Endpoint:
     def pull(self, reference: str) -> Run:
         """Pulls; the figures of CPU and memory are the server's."""
         before = self._cpu_seconds()
-        self._reset_peak()
+        reset_peak(self._process.pid)
         start = time.perf_counter()
         self.request("POST", f"/images/create?fromImage={quote(reference, safe='')}")
         seconds = time.perf_counter() - start
-        return Run(seconds, self._cpu_seconds() - before, self._peak())
+        return Run(seconds, self._cpu_seconds() - before, peak_of(self._process.pid))
 
     def remove(self, reference: str) -> None:
         """Removes an image, if it is there, and all that nothing else needs."""
@@ -183,13 +183,6 @@ class Endpoint:
     def _cpu_seconds(self) -> float:
         user, system = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / _TICK
-
-    def _reset_peak(self) -> None:
-        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")  # proc(5): the peak begins anew
-
-    def _peak(self) -> int:
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
 
 def _error_of(last: bytes) -> str:

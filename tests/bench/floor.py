@@ -1,11 +1,12 @@
-"""The floors: what nobody can leave out of a pull, a save, a load or a push, and nothing else.
+"""The floors: what nobody can leave out of a pull, a save, a load, a push or a commit, and nothing else.
 
 - pull: an image's layers read over HTTP, hashed, inflated, hashed again and written;
 - save: the layers' disks read, and as many bytes hashed as their tars have;
 - load: the layers read out of an archive, hashed and written;
-- push: the same read, hashed, compressed as imgstore compresses, and hashed again.
+- push: the same read, hashed, compressed as imgstore compresses, and hashed again;
+- commit: a container's disk read, hashed, hashed again and written.
 
-Run as a program of its own, as what is compared with it is. What is written is one file a layer that holds the inflated tar, and is
+Each but the last is run as a program of its own, as what is compared with it is. What is written is one file a layer that holds the inflated tar, and is
 fsync'ed, as is the directory: the durability that imgstore gives.
 """
 
@@ -72,7 +73,22 @@ def main() -> None:
         layers = [_saved_layer(*disk.rsplit(":", 1)) for disk in given.disks]
     else:
         layers = _archived_layers(given.archive, directory)
-    MODES[given.mode](layers)
+    _run_durably(given.mode, layers, directory)
+
+
+def commit(mode: str, disk: Path, directory: Path) -> None:
+    """What a commit of a container with this disk cannot leave out."""
+    directory.mkdir()
+
+    def write(chunks: Chunks) -> Chunks:
+        return _written(directory / disk.name, _hashed(chunks))
+
+    size = disk.stat().st_size
+    _run_durably(mode, [Layer(size, lambda: _hashed(_read(str(disk), 0, size)), (write,))], directory)
+
+
+def _run_durably(mode: str, layers: list[Layer], directory: Path | None) -> None:
+    MODES[mode](layers)
     if directory is not None:
         descriptor = os.open(directory, os.O_RDONLY)
         os.fsync(descriptor)

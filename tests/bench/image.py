@@ -34,6 +34,8 @@ FILES_PER_DIRECTORY = 12
 MEDIAN_FILE, SPREAD = 4000, 1.7  # bytes; the sigma of the log-normal distribution
 LARGEST_FILE = 48 << 20  # before scaling to the share
 MTIME = 1_700_000_000
+TREE = "tree"
+"""The directory in which all is that ``write_tree`` writes."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,19 @@ def build_image(recipe: Recipe, directory: Path) -> Path:
     (part / "index.json").write_text(json.dumps(index))
     (part / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     return part.rename(layout)
+
+
+def write_tree(tar: Path, recipe: Recipe) -> Path:
+    """Writes a tar of one directory with files as those of the image are, and returns its path."""
+    with ProcessPoolExecutor(1) as pool:  # what the contents take is not to be this process's
+        return pool.submit(_write_tree, tar, recipe).result()
+
+
+def write_change(tar: Path, path: str) -> Path:
+    """Writes a tar of one file, which says nothing that is in the image, and returns its path."""
+    with tarfile.open(tar, "w") as archive:
+        archive.addfile(_member(path, tarfile.REGTYPE, mode=0o600))
+    return tar
 
 
 def rounded_size(layout: Path) -> int:
@@ -178,10 +193,10 @@ def _members(recipe: Recipe, number: int) -> Iterator[tuple[tarfile.TarInfo, byt
             if parent not in seen:
                 seen.add(parent)
                 yield _member(parent, tarfile.DIRTYPE, mode=0o755), b""
-        path = _path(name, index)
+        path = file_path(name, index)
         if index % 33 == 32:
             link = _member(path, tarfile.SYMTYPE, mode=0o777)
-            link.linkname = Path(_path(name, index - 1)).name
+            link.linkname = Path(file_path(name, index - 1)).name
             yield link, b""
         else:
             yield _file(path, _contents(rng, size, recipe.pool))
@@ -191,10 +206,23 @@ def _changes_below(recipe: Recipe, rng: random.Random) -> Iterator[tuple[tarfile
     """Replaces some files of the first layer and removes some of the third."""
     some = recipe.files // 300
     for index in range(0, 40 * some, 40):
-        yield _file(_path("base", index), _contents(rng, 2000, recipe.pool))
+        yield _file(file_path("base", index), _contents(rng, 2000, recipe.pool))
     for index in range(0, 100 * some, 100):
-        path = Path(_path("dependencies", index))
+        path = Path(file_path("dependencies", index))
         yield _file(str(path.with_name(f".wh.{path.name}")), b"")
+
+
+def _write_tree(tar: Path, recipe: Recipe) -> Path:
+    rng = random.Random(f"{TREE} {recipe.files} {recipe.size}")
+    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(_member(TREE, tarfile.DIRTYPE, mode=0o755))
+        for index, size in enumerate(_file_sizes(rng, recipe.files, recipe.size)):
+            directory = f"{TREE}/package-{index // FILES_PER_DIRECTORY:05}"
+            if index % FILES_PER_DIRECTORY == 0:
+                archive.addfile(_member(directory, tarfile.DIRTYPE, mode=0o755))
+            member, contents = _file(f"{directory}/module_{index}.py", _contents(rng, size, recipe.pool))
+            archive.addfile(member, io.BytesIO(contents))
+    return tar
 
 
 def _file_sizes(rng: random.Random, count: int, total: int) -> list[int]:
@@ -208,7 +236,8 @@ def _directory(layer: str, index: int) -> str:
     return f"usr/lib/{layer}/package-{package // 4:05}" + ("", "/src", "/src/core", "/locale")[package % 4]
 
 
-def _path(layer: str, index: int) -> str:
+def file_path(layer: str, index: int) -> str:
+    """Where in the image a file is that the layer of this name has."""
     stem, suffix = (("module", "py"), ("component", "js"), ("messages", "so"), ("readme", "txt"))[index % 4]
     return f"{_directory(layer, index)}/{stem}_{index}.{suffix}"
 

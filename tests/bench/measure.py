@@ -64,6 +64,17 @@ def run(command: Sequence[str | Path], *, discard: bool = False) -> Run:
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
 
 
+def reset_peak(process: int) -> None:
+    """Lets the peak of a running process begin anew (proc(5), clear_refs)."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def peak_of(process: int) -> int:
+    """Most bytes of a running process that were resident at once, since it started or since ``reset_peak``."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
 def median_run(runs: Sequence[Run]) -> Run:
     """The median of each figure."""
     return Run(

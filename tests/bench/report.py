@@ -12,7 +12,8 @@ from pathlib import Path
 from tests.bench.contest import Contender, Contest
 from tests.bench.measure import median_run
 
-BEGIN, END = "<!-- figures: written by tox -e bench -->", "<!-- end of figures -->"
+IMAGES, CONTAINERS = "images", "containers and volumes"
+"""What each of the two sections of figures is about."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,24 @@ def render(figures: Figures) -> str:
     return "\n".join(lines).rstrip()
 
 
-def write_report(path: Path, figures: Figures) -> None:
-    """Puts the figures between the two marker lines of the document; the prose round them stays.
+def write_report(path: Path, section: str, figures: Figures) -> None:
+    """Puts the figures between the two marker lines of a section of the document; all else stays.
 
     Raises:
         ValueError: the document lacks a marker.
     """
+    first, last = marker_lines(section)
     text = path.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{path}: no line {BEGIN!r} followed by {END!r}")
-    path.write_text(f"{before}{BEGIN}\n\n{render(figures)}\n\n{END}{after}")
+        raise ValueError(f"{path}: no line {first!r} followed by {last!r}")
+    path.write_text(f"{before}{first}\n\n{render(figures)}\n\n{last}{after}")
+
+
+def marker_lines(section: str) -> tuple[str, str]:
+    """The lines between which the figures of a section are."""
+    return f"<!-- figures of {section}: written by tox -e bench -->", f"<!-- end of the figures of {section} -->"
 
 
 def _row(contender: Contender, contest: Contest) -> tuple[str, ...]:
@@ -79,13 +86,17 @@ def _row(contender: Contender, contest: Contest) -> tuple[str, ...]:
     seconds = sorted(run.seconds for run in runs)
     return (
         contender.title,
-        f"{median.seconds:.2f}",
-        f"{seconds[0]:.2f} to {seconds[-1]:.2f}",
+        _show(median.seconds),
+        f"{_show(seconds[0])} to {_show(seconds[-1])}",
         f"{median.seconds / floor:.2f}x" if floor else "-",
         "-" if contender.in_daemon else f"{median.cpu_seconds:.2f}",
         "-" if contender.in_daemon else f"{median.peak / 2**20:.0f}",
         f"{statistics.median(contest.written_later[contender.title]):.2f}",
     )
+
+
+def _show(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.4f}"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -9,12 +9,31 @@ from pathlib import Path
 import pytest
 
 from tests.bench import image
-from tests.bench.report import BEGIN, END
-from tests.tools import need, run
+from tests.bench.loop import PROGRAMS
+from tests.bench.report import CONTAINERS, IMAGES, marker_lines
+from tests.tools import need, need_root, run
 
-CONTENDERS = "floor,imgstore"
-ROWS = [3 + 2, 2 + 1, 3 + 1, 3 + 1]  # of the tables of pull, save, load and push: modes of the floor, and ours
-CHECKS = ("recipe", "images()", "GET /images/json", "/_ping", "requests", "--help")
+CONTENDERS = "floor,imgstore,qemu,kernel"
+SECTIONS = {
+    IMAGES: (
+        [3 + 2, 2 + 1, 3 + 1, 3 + 1],  # rows of the tables of pull, save, load and push: modes of the floor, and ours
+        ("recipe", "images()", "GET /images/json", "/_ping", "requests", "--help"),
+    ),
+    CONTAINERS: (
+        [
+            2 + 3,
+            4 + 1,
+            2,
+            2,
+            2,
+            2,
+            4,
+            2,
+            2 + 1,
+        ],  # of create, diff, copies in and out, volumes, growth and commit: ours, and others
+        ("`qemu-img create -b`", "small image", "durable", "the last", "both trees", "`tar`", "clone_volume"),
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,21 +42,24 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_bench_measures_every_contender_and_writes_its_report(work: Path, tmp_path: Path) -> None:
-    need("docker-registry", "skopeo", "strace")
+    need("docker-registry", "skopeo", "strace", "qemu-img", *PROGRAMS)
+    need_root()
     report = tmp_path / "performance.md"
-    report.write_text(f"before\n{BEGIN}\nold figures\n{END}\nafter\n")
+    pages = [f"{first}\nold figures\n{last}\n" for first, last in map(marker_lines, SECTIONS)]
+    report.write_text("before\n" + "between\n".join(pages) + "after\n")
 
     run(sys.executable, "-m", "tests.bench", "--smoke", "--rounds", "1", "--contenders", CONTENDERS,
         "--directory", work, "--report", report)  # fmt: skip
 
     text = report.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert text.startswith("before\n") and "\nbetween\n" in text and text.endswith("\nafter\n")
     assert "old figures" not in text
-    tables = [part for part in text.split("\n\n") if part.startswith("| ")]
-    seconds = [re.findall(r"^\| [^|]+ \| ([0-9.]+) \| [0-9.]+ to ", table, re.MULTILINE) for table in tables[:-1]]
-    assert [len(table) for table in seconds] == ROWS
-    assert min(float(figure) for table in seconds for figure in table) > 0
-    assert [check for check in CHECKS if check not in tables[-1]] == []
+    for (rows, checks), section in zip(SECTIONS.values(), text.split("\nbetween\n"), strict=True):
+        tables = [part for part in section.split("\n\n") if part.startswith("| ")]
+        seconds = [re.findall(r"^\| [^|]+ \| ([0-9.]+) \| [0-9.]+ to ", table, re.MULTILINE) for table in tables[:-1]]
+        assert [len(table) for table in seconds] == rows
+        assert min(float(figure) for table in seconds for figure in table) > 0
+        assert [check for check in checks if check not in tables[-1]] == []
     assert [path.name for path in work.iterdir()] == [image.SMOKE.tag]
 
 
