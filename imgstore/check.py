@@ -262,7 +262,7 @@ def _check_container_disk(live_disks: LiveDisks, row: ContainerRow) -> Iterator[
         with live_disks.read(path) as chain:
             if chain.size != capacity:
                 yield Finding(path, f"has a capacity of {chain.size} bytes, its marker says {capacity}")
-            for finding in check_disk(chain.files[-1]):
+            for finding in check_disk(chain.files[-1], sealed=False):
                 yield Finding(path, finding.problem, finding.offset)
             if next(chain.own_ranges(), None) is not None:
                 for problem in check_file_system(recovered(chain)):
