@@ -23,7 +23,8 @@ from imgstore.live_disks import LiveDisks
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.vmdk.chain import MAX_DEPTH
 from imgstore.vmdk.check import check_disk
-from imgstore.volumes import FoundVolume, Volumes, disks_of, place_of
+from imgstore.volume_markers import FoundVolume, disks_of, place_of
+from imgstore.volumes import Volumes
 
 _SUMS_LIMIT = 1 << 30
 """Bytes of checksums of one disk; the largest disk has an eighth of it."""

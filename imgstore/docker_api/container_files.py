@@ -92,10 +92,11 @@ async def export_container(request: Request) -> ASGIApp:
 
 def _path(request: Request) -> bytes:
     """The path as the client has it: bytes, which need not be text."""
-    path: bytes = dict(parse_qsl(request.scope["query_string"])).get(b"path", b"")
+    query: str = request.scope["query_string"].decode(errors="surrogateescape")
+    path = dict(parse_qsl(query, errors="surrogateescape")).get("path", "")
     if not path:
         raise ApiError(400, "bad parameter: path cannot be empty")
-    return path
+    return path.encode(errors="surrogateescape")
 
 
 routes = [

@@ -114,7 +114,7 @@ async def list_containers(request: Request) -> Response:
         found = (found[:most] if most > 0 else found) if shows_all else []
         return msgspec.json.encode(summaries(store, found, version, with_sizes=with_sizes))
 
-    return json_response(await service_of(request).work(answer))
+    return json_response(await run_in_threadpool(answer))
 
 
 def summaries(

@@ -72,7 +72,7 @@ async def list_volumes(request: Request) -> Response:
         volumes, warnings = service.store.volumes(filters)
         return msgspec.json.encode({"Volumes": [show_volume(volume) for volume in volumes], "Warnings": warnings})
 
-    return json_response(await service.work(answer))
+    return json_response(await run_in_threadpool(answer))
 
 
 async def inspect_volume(request: Request) -> Response:
