@@ -32,6 +32,11 @@ if TYPE_CHECKING:
         Removal,
         StoreInfo,
         Usage,
+        Volume,
+        VolumePruneReport,
+        VolumeSnapshot,
+        VolumeStoreInfo,
+        VolumeUsage,
     )
     from imgstore.changes import FileType
     from imgstore.check import Finding
@@ -92,6 +97,11 @@ __all__ = [
     "UnavailableError",
     "UnsupportedError",
     "Usage",
+    "Volume",
+    "VolumePruneReport",
+    "VolumeSnapshot",
+    "VolumeStoreInfo",
+    "VolumeUsage",
 ]
 
 _ELSEWHERE = {
@@ -120,6 +130,11 @@ _ELSEWHERE = {
     "Stop": "stop",
     "StoreInfo": "answers",
     "Usage": "answers",
+    "Volume": "answers",
+    "VolumePruneReport": "answers",
+    "VolumeSnapshot": "answers",
+    "VolumeStoreInfo": "answers",
+    "VolumeUsage": "answers",
 }
 """Modules of the names that are no error."""
 

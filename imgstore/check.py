@@ -23,7 +23,8 @@ from imgstore.live_disks import LiveDisks
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.vmdk.chain import MAX_DEPTH
 from imgstore.vmdk.check import check_disk
-from imgstore.volumes import FoundVolume, Volumes, disks_of, place_of
+from imgstore.volume_markers import FoundVolume, disks_of, place_of
+from imgstore.volumes import Volumes
 
 _SUMS_LIMIT = 1 << 30
 """Bytes of checksums of one disk; the largest disk has an eighth of it."""
@@ -262,7 +263,7 @@ def _check_container_disk(live_disks: LiveDisks, row: ContainerRow) -> Iterator[
         with live_disks.read(path) as chain:
             if chain.size != capacity:
                 yield Finding(path, f"has a capacity of {chain.size} bytes, its marker says {capacity}")
-            for finding in check_disk(chain.files[-1]):
+            for finding in check_disk(chain.files[-1], sealed=False):
                 yield Finding(path, finding.problem, finding.offset)
             if next(chain.own_ranges(), None) is not None:
                 for problem in check_file_system(recovered(chain)):

@@ -14,17 +14,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from imgstore import layout, markers
+from imgstore import layout
 from imgstore.blocks import WritableBlockDevice
 from imgstore.catalog.catalog import Catalog
-from imgstore.datastores.datastore import list_names
 from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError
 from imgstore.ext4.grow import grow_file_system
 from imgstore.ext4.recovery import recover
@@ -32,7 +28,18 @@ from imgstore.leases import held
 from imgstore.markers import SnapshotRecord, VolumeMarker
 from imgstore.timestamps import format_timestamp
 from imgstore.vmdk.chain import Chain
-from imgstore.volume_disks import is_disk_id
+from imgstore.volume_markers import (
+    FoundVolume,
+    VolumeProblem,
+    disks_of,
+    encode_marker,
+    lineages_of,
+    place_of,
+    read_volume,
+    read_volumes,
+    snapshot_of,
+    survey,
+)
 from imgstore.volume_options import DEFAULT_CAPACITY, DEFAULT_STORE, VolumeOptions, check_name, round_capacity
 from imgstore.volume_stores import VolumeStore, VolumeStores
 
@@ -48,28 +55,6 @@ _REMOVING = "volume-removal"
 
 class NoSuchVolumeError(NotFoundError):
     """No volume has this name."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundVolume:
-    """A volume and where it lies."""
-
-    store: VolumeStore
-    marker: VolumeMarker
-
-
-class VolumeProblem(NamedTuple):
-    """What could not be read: a volume store or a marker, and why."""
-
-    object: str
-    problem: str
-
-
-class _Survey(NamedTuple):
-    """Disks of a volume store: those that its volumes need, and those of them that are not written any more."""
-
-    needed: set[str]
-    sealed: set[str]
 
 
 class Volumes:
@@ -89,27 +74,14 @@ class Volumes:
         stores, _ = self._stores.open_all()
         for store in stores:
             with contextlib.suppress(NotFoundError):
-                return FoundVolume(store, _read(store, name))
+                return read_volume(store, name)
         raise NoSuchVolumeError(f"No such volume: {name}")
 
     def read_all(self) -> tuple[list[FoundVolume], list[VolumeProblem]]:
         """All volumes, by name; and what could not be read, which hides nothing else."""
-        found: list[FoundVolume] = []
         stores, unusable = self._stores.open_all()
         problems = [VolumeProblem(f"volume store {store.name}", store.problem) for store in unusable]
-        for store in stores:
-            try:
-                paths = marker_paths(store)
-            except ImgstoreError as error:
-                problems.append(VolumeProblem(f"volume store {store.name}", str(error)))
-                continue
-            for path in paths:
-                try:
-                    found.append(FoundVolume(store, _read_path(store, path)))
-                except NotFoundError:
-                    continue  # it was removed since
-                except ImgstoreError as error:
-                    problems.append(VolumeProblem(place_of(store, path), str(error)))
+        found = [volume for store in stores for volume in read_volumes(store, problems)]
         return sorted(found, key=lambda volume: (volume.marker.name, volume.store.name != DEFAULT_STORE)), problems
 
     def create(
@@ -146,7 +118,7 @@ class Volumes:
                 image=image,
                 snapshots=(),
             )
-            _encode(marker)
+            encode_marker(marker)
             with held(store.leases, _MAKING, shared=True):
                 return self._write(store, msgspec.structs.replace(marker, disk=store.disks.create(marker.capacity)))
 
@@ -243,7 +215,7 @@ class Volumes:
             kept = tuple(other for other in found.marker.snapshots if other is not record)
             with held(found.store.leases, _REMOVING):
                 self._write(found.store, msgspec.structs.replace(found.marker, snapshots=kept))
-                self._collect(found.store, self._lineages(found.store, [record.disk]))
+                self._collect(found.store, lineages_of(found.store, [record.disk]))
 
     def clone(
         self, source: str, snapshot: str | None, name: str, options: VolumeOptions, labels: Mapping[str, str]
@@ -278,7 +250,7 @@ class Volumes:
             marker = VolumeMarker(
                 name, options.driver, dict(options.options), dict(labels), _now(), wanted, "", found.marker.image, ()
             )
-            _encode(marker)
+            encode_marker(marker)
             with held(store.leases, _MAKING, shared=True):
                 if store.name != found.store.name or wanted > capacity:
                     disk = found.marker.disk if snapshot is None else snapshot_of(found.marker, snapshot).disk
@@ -331,37 +303,6 @@ class Volumes:
                     freed += self._collect(store, disks)
         return removed, freed
 
-    def own_sizes(self, volumes: Sequence[FoundVolume]) -> dict[str, int]:
-        """Bytes that the disks of each volume take on its datastore, without those that others of these volumes need too; by name."""
-        by_store: dict[str, list[FoundVolume]] = {}
-        for volume in volumes:
-            by_store.setdefault(volume.store.name, []).append(volume)
-        found: dict[str, int] = {}
-        for theirs in by_store.values():
-            disks = theirs[0].store.disks
-            sizes = disks.sizes()
-            if sizes.keys() <= {volume.marker.disk for volume in theirs}:  # no disk stands on another one
-                found.update((volume.marker.name, sizes.get(volume.marker.disk, 0)) for volume in theirs)
-                continue
-            parents: dict[str, str | None] = {}
-            lineages = [self._lineages(volume.store, disks_of(volume.marker), parents) for volume in theirs]
-            users = Counter(disk for lineage in lineages for disk in lineage)
-            for volume, lineage in zip(theirs, lineages, strict=True):
-                found[volume.marker.name] = sum(sizes.get(disk, 0) for disk in lineage if users[disk] == 1)
-        return found
-
-    def own_size(self, volume: FoundVolume) -> int:
-        """As `own_sizes`, of one volume among all of its volume store."""
-        disks = volume.store.disks
-        if not volume.marker.snapshots and len(self._lineages(volume.store, [volume.marker.disk])) == 1:
-            return disks.size(volume.marker.disk)
-        others = [other for other in self.read_all()[0] if other.store.name == volume.store.name]
-        return self.own_sizes(others).get(volume.marker.name, 0)
-
-    def whole_size(self, volume: FoundVolume) -> int:
-        """Bytes that the disks take which show the volume as it is now: as much as a copy of it takes at most."""
-        return sum(map(volume.store.disks.size, self._lineages(volume.store, [volume.marker.disk])))
-
     def tidy(self) -> None:
         """Removes what interrupted work left in the store's own datastore, unless someone is working there."""
         store = self._stores.default
@@ -383,10 +324,10 @@ class Volumes:
         stores, _ = self._stores.open_all()
         for store in stores:
             with contextlib.suppress(ImgstoreError):
-                making = store.leases.acquire(_MAKING)
+                making = store.leases.acquire(_MAKING) if store.disks.ids() else None
                 if making is not None:
                     try:
-                        strays = store.disks.ids() - self._survey(store).needed
+                        strays = store.disks.ids() - survey(store).needed
                     finally:
                         making.release()
                     found.extend(place_of(store, layout.volume_disk(disk)) for disk in sorted(strays))
@@ -428,7 +369,7 @@ class Volumes:
     @staticmethod
     def _still(store: VolumeStore, name: str) -> FoundVolume:
         try:
-            return FoundVolume(store, _read(store, name))
+            return read_volume(store, name)
         except NotFoundError:
             raise NoSuchVolumeError(f"No such volume: {name}") from None
 
@@ -437,7 +378,7 @@ class Volumes:
             self._remove_leftovers(store)
 
     def _write(self, store: VolumeStore, marker: VolumeMarker) -> FoundVolume:
-        store.datastore.write_atomic(layout.volume_marker(marker.name), _encode(marker))
+        store.datastore.write_atomic(layout.volume_marker(marker.name), encode_marker(marker))
         return FoundVolume(store, marker)
 
     @contextlib.contextmanager
@@ -467,7 +408,7 @@ class Volumes:
         store, marker = found.store, found.marker
         with held(store.leases, _MAKING, shared=True), contextlib.ExitStack() as reading:
             chain = reading.enter_context(store.disks.read(marker.disk))
-            given_up = self._lineages(store, [marker.disk])
+            given_up = lineages_of(store, [marker.disk])
             disk = store.disks.copy(chain, capacity, _grow if capacity > chain.size else _nothing)
             with held(store.leases, _REMOVING):
                 written = self._write(store, msgspec.structs.replace(marker, disk=disk, capacity=capacity))
@@ -481,7 +422,7 @@ class Volumes:
         if users := self._catalog.containers_with(marker.name):
             raise InUseError(f"volume {marker.name} in use by {', '.join(users)}")
         with held(store.leases, _REMOVING):
-            others = self._lineages(store, disks_of(marker)) - {marker.disk}
+            others = lineages_of(store, disks_of(marker)) - {marker.disk}
             freed = store.disks.size(marker.disk)
             with contextlib.ExitStack() as stack:
                 with contextlib.suppress(NotFoundError, CorruptError):
@@ -490,23 +431,12 @@ class Volumes:
             store.disks.remove(marker.disk)
         return freed, others
 
-    @staticmethod
-    def _lineages(store: VolumeStore, disks: Iterable[str], parents: dict[str, str | None] | None = None) -> set[str]:
-        """The disks and all that they stand on, as far as they can be read."""
-        found: set[str] = set()
-        parents = {} if parents is None else parents
-        for disk in disks:
-            found.add(disk)
-            with contextlib.suppress(ImgstoreError):
-                found.update(store.disks.lineage(disk, parents))
-        return found
-
     def _collect(self, store: VolumeStore, candidates: set[str]) -> int:
         """Removes those of the disks that no volume needs; all stay where a damaged marker or disk may need them. The bytes freed."""
         if not candidates:
             return 0
         try:
-            unneeded = candidates - self._survey(store).needed
+            unneeded = candidates - survey(store).needed
         except ImgstoreError:
             return 0  # `imgstore check` tells what is damaged, and then what is left over
         freed = 0
@@ -527,79 +457,15 @@ class Volumes:
             with held(store.leases, _REMOVING):
                 self._collect(store, store.disks.ids())
                 with contextlib.suppress(ImgstoreError):
-                    for disk in self._survey(store).sealed:
+                    for disk in survey(store).sealed:
                         store.disks.seal(disk)
         finally:
             making.release()
-
-    @staticmethod
-    def _survey(store: VolumeStore) -> _Survey:
-        needed: set[str] = set()
-        written: set[str] = set()
-        parents: dict[str, str | None] = {}
-        for path in marker_paths(store):
-            with contextlib.suppress(NotFoundError):
-                marker = _read_path(store, path)
-                written.add(marker.disk)
-                for disk in disks_of(marker):
-                    needed.update(store.disks.lineage(disk, parents))
-        return _Survey(needed, needed - written)
-
-
-def place_of(store: VolumeStore, path: str) -> str:
-    """A path of a volume store, for messages."""
-    return path if store.name == DEFAULT_STORE else f"{store.location}/{path}"
-
-
-def disks_of(marker: VolumeMarker) -> set[str]:
-    """Ids of the disks that a marker names."""
-    return {marker.disk, *(snapshot.disk for snapshot in marker.snapshots)}
-
-
-def marker_paths(store: VolumeStore) -> list[str]:
-    """Paths of the markers of a volume store's volumes."""
-    names = list_names(store.datastore, layout.VOLUMES)
-    return [f"{layout.VOLUMES}/{name}" for name in names if name.endswith(".json") and not name.startswith(".")]
-
-
-def snapshot_of(marker: VolumeMarker, name: str) -> SnapshotRecord:
-    """A snapshot of a volume.
-
-    Raises:
-        NotFoundError: it has none of that name.
-    """
-    for record in marker.snapshots:
-        if record.name == name:
-            return record
-    raise NotFoundError(f"volume {marker.name}: no such snapshot: {name}")
 
 
 def already_exists(name: str) -> AlreadyExistsError:
     """What is said of a name that a volume has."""
     return AlreadyExistsError(f"A volume named {name} already exists. Choose a different volume name.")
-
-
-def _read(store: VolumeStore, name: str) -> VolumeMarker:
-    return _read_path(store, layout.volume_marker(name))
-
-
-def _read_path(store: VolumeStore, path: str) -> VolumeMarker:
-    marker = markers.decode(VolumeMarker, store.datastore.read_bytes(path, markers.LIMIT), path)
-    if layout.volume_marker(marker.name) != path:
-        raise CorruptError(f"{path}: is the marker of volume {marker.name}")
-    for disk in disks_of(marker):
-        if not is_disk_id(disk):
-            raise CorruptError(f"{path}: {disk[:100]!r} is no id of a disk")
-    return marker
-
-
-def _encode(marker: VolumeMarker) -> bytes:
-    data = markers.encode(marker)
-    if len(data) > markers.LIMIT:
-        raise InvalidError(
-            f"volume {marker.name}: its labels, options and snapshots take {len(data)} bytes, more than {markers.LIMIT}"
-        )
-    return data
 
 
 def _grow(device: WritableBlockDevice) -> None:

@@ -67,12 +67,13 @@ def play(commands: list[str], directory: Path, environment: Mapping[str, str]) -
 
 
 def normal(lines: list[str], directory: Path | str) -> list[str]:
-    """Output without what differs from run to run: place, age, versions, sizes of other file systems, the order of layers in progress."""
+    """Output without what differs from run to run: place, age, ids, versions, sizes below, the order of layers in progress."""
     kept: list[str] = []
     layers: list[str] = []
     for line in lines:
         line = line.replace(str(directory), CHECKOUT).replace(str(Path(directory).parent), HOME)
         line = re.sub(r"\b(?:About an?|\d+) (?:second|minute|hour|day|week|month|year)s? ago", "AGO", line)
+        line = re.sub(r"\bcontainer [0-9a-f]{12}\b", "container ID", line)
         line = re.sub(r"^(e2fsck|debugfs) \d.*", r"\1", line)
         line = re.sub(r"^((?:Layer disks|Scratch disk|Configs and names|Catalog|Free space) +\d* +)\d.*", r"\1SIZE", line)
         line = re.sub(r"( AGO +.*?)\d[\d.]*(?:B|[kMG]B)( *)$", r"\1SIZE", line)  # blocks of the file system below

@@ -85,10 +85,11 @@ class MemoryDatastore(Datastore):
 
     def write_many(self, directory: str, files: Sequence[tuple[str, bytes]]) -> None:
         split_path(directory)
+        paths = [join_path(directory, single_name(name)) for name, _ in files]
         with _named_errors(directory, "write into it"), self._lock:
             self.fs.makedirs(directory, recreate=True)
-            for name, data in files:
-                self.fs.writebytes(join_path(directory, single_name(name)), data)
+            for path, (_, data) in zip(paths, files, strict=True):
+                self.fs.writebytes(path, data)
 
     def exists(self, path: str) -> bool:
         split_path(path)

@@ -19,8 +19,8 @@ from imgstore.store.core import StoreCore
 from imgstore.timestamps import parse_timestamp
 from imgstore.volume_contents import measure_tree, read_tree, write_tree
 from imgstore.volume_filters import parse_list_filters, parse_prune_filters
+from imgstore.volume_markers import FoundVolume, marker_paths, own_size, own_sizes, whole_size
 from imgstore.volume_options import ANONYMOUS_LABEL, new_name, parse_options
-from imgstore.volumes import FoundVolume, marker_paths
 
 _NOTHING: Mapping[str, str] = {}
 
@@ -73,7 +73,7 @@ class Volumes(StoreCore):
         wanted = parse_list_filters(filters or {})
         found, problems = self._volumes.read_all()
         users = self._catalog.volume_users()
-        sizes = self._volumes.own_sizes(found)
+        sizes = own_sizes(found)
         volumes = [_shown(volume, sizes[volume.marker.name], users.get(volume.marker.name, ())) for volume in found]
         return wanted.select(volumes), [f"{problem.object}: {problem.problem}" for problem in problems]
 
@@ -128,7 +128,7 @@ class Volumes(StoreCore):
             InUseError: a guest has it open.
             NoSpaceError: the copy does not fit the datastore or the quota.
         """
-        with self._quota.reserved(self._volumes.whole_size(self._volumes.find(name))):
+        with self._quota.reserved(whole_size(self._volumes.find(name))):
             self._volumes.grow(name, capacity)
         return self.volume(name)
 
@@ -237,7 +237,7 @@ class Volumes(StoreCore):
     def volume_usage(self) -> list[VolumeUsage]:
         """What each volume takes on its datastore, and what its file system holds; by name. Reads every superblock."""
         found, _ = self._volumes.read_all()
-        sizes = self._volumes.own_sizes(found)
+        sizes = own_sizes(found)
         usages = []
         for volume in found:
             name = volume.marker.name
@@ -292,7 +292,7 @@ class Volumes(StoreCore):
 
     def _volume(self, found: FoundVolume) -> Volume:
         users = self._catalog.containers_with(found.marker.name)
-        return _shown(found, self._volumes.own_size(found), users)
+        return _shown(found, own_size(found), users)
 
 
 def _top_size(found: FoundVolume) -> int:

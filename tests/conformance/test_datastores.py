@@ -248,6 +248,19 @@ class TestNames:
             datastore.write_atomic("a", b"data")
         assert datastore.list() == ["a"]
 
+    def test_write_many_makes_files_of_one_directory(self, datastore: Datastore) -> None:
+        datastore.write_many("new/deep", [("a", b"one"), ("b", b""), ("c", b"three")])
+        assert datastore.list("new/deep") == ["a", "b", "c"]
+        assert [datastore.read_bytes(f"new/deep/{name}") for name in "abc"] == [b"one", b"", b"three"]
+        datastore.write_many("new/deep", [])
+        assert list(datastore.parts("new/deep")) == []
+
+    @pytest.mark.parametrize("name", ["", "..", "a/b"])
+    def test_write_many_wants_names(self, datastore: Datastore, name: str) -> None:
+        with pytest.raises((InvalidError, ValueError)):
+            datastore.write_many("d", [("good", b""), (name, b"")])
+        assert not datastore.exists("d/good")
+
     def test_a_reader_of_the_replaced_file_keeps_the_old_one(self, datastore: Datastore) -> None:
         datastore.write_atomic("a", b"old")
         with datastore.open("a") as file:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
+from imgstore.catalog.catalog import Catalog, ContainerRow, ImageRow, ReferenceRow
 from imgstore.datastores.memory import MemoryDatastore
 from imgstore.errors import InUseError, InvalidError
 from imgstore.images import Images, NoSuchImageError, Removed, familiar, names_id
@@ -87,6 +87,33 @@ def test_an_image_with_children_stays(images: Images) -> None:
     assert Removed(("docker.io/library/base:1",), (), by_name=True) == images.remove("base:1")
     assert images.find(parent).id == parent
     assert images.remove("app:1").image_ids == (child, parent)
+
+
+def add_container(images: Images, number: int, image_id: str) -> str:
+    """The catalog's word that there is a container of the image; returns its id."""
+    id = f"{number:x}" * 64
+    images._catalog.put_containers([ContainerRow(id, f"c{number}", "", image_id, None, b"")])
+    return id
+
+
+def test_an_image_with_containers_stays_unless_forced(images: Images) -> None:
+    parent = commit(images, 1)
+    id = commit(images, 2, "app:1", "app:2", parent=parent)
+    container = add_container(images, 3, id)
+    assert images.remove("app:2").image_ids == ()
+    with pytest.raises(InUseError) as caught:
+        images.remove("app:1")
+    words = f"container {container[:12]} is using its referenced image {id[7:19]}"
+    assert str(caught.value) == f'conflict: unable to remove repository reference "app:1" (must force) - {words}'
+    with pytest.raises(InUseError) as caught:
+        images.remove(id[7:])
+    words = f"image is being used by stopped container {container[:12]}"
+    assert str(caught.value) == f"conflict: unable to delete {id[7:19]} (must be forced) - {words}"
+    assert images.remove_unused(id, tagged=True) == Removed()
+    add_container(images, 4, parent)
+    removed = images.remove("app:1", force=True)
+    assert (removed.image_ids, removed.by_name) == ((id,), True)  # the parent has a container
+    assert images.find(parent).id == parent
 
 
 def test_parents_go_until_one_is_needed(images: Images) -> None:

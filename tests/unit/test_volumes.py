@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import random
 import shutil
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -525,6 +527,44 @@ def test_many_volumes_are_listed_quickly_enough_to_read_each_once(local: ImageSt
     assert len(shown) == 60 and sum(volume.size for volume in shown) < 60 * 128 << 10
     report = local.prune_volumes({"all": ["true"]})
     assert len(report.names) == 60 and disks(local) == set()
+
+
+def test_many_who_work_at_once_leave_a_whole_store(local: ImageStore) -> None:
+    """Each with a store of its own, as processes have, on the same few names."""
+    unexpected: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        with ImageStore.open(local.location) as store:
+            for _ in range(80):
+                name, other = chance.choice("abc"), chance.choice("abc")
+                actions: list[Callable[[], object]] = [
+                    functools.partial(store.create_volume, name, options=SMALL),
+                    functools.partial(store.clone_volume, name, other),
+                    functools.partial(store.clone_volume, f"{name}@s", other),
+                    functools.partial(store.snapshot_volume, name, "s"),
+                    functools.partial(store.remove_snapshot, name, "s"),
+                    functools.partial(store.import_volume, name, tar_of(x=b"x")),
+                    functools.partial(store.grow_volume, name, 65 * MIB),
+                    functools.partial(store.remove_volume, name),
+                    store.volumes,
+                ]
+                try:
+                    chance.choice(actions)()
+                except (NotFoundError, AlreadyExistsError, InUseError):
+                    pass
+                except BaseException as error:
+                    unexpected.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert unexpected == []
+    assert list(local.check()) == []
+    local.prune_volumes({"all": ["true"]})
+    assert disks(local) == set() and list(Path(local.location, "volumes", ".leases").iterdir()) == []
 
 
 def test_labels_that_do_not_fit(store: ImageStore) -> None:

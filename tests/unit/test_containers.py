@@ -1,0 +1,94 @@
+"""What goes on between makers of containers, and those who clean up or make the catalog again meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from imgstore import layout
+from imgstore.catalog.catalog import ContainerRow
+from imgstore.containers import CREATING, Containers, format_created, parse_created
+from imgstore.errors import CorruptError
+from imgstore.leases import held
+from imgstore.store import ImageStore
+from tests.command_line import REFERENCE
+
+
+@pytest.fixture
+def store() -> Iterator[ImageStore]:
+    with ImageStore.open("mem://") as store:
+        store.pull(REFERENCE)
+        yield store
+        assert list(store.check()) == []
+
+
+def add_stray(store: ImageStore) -> str:
+    path = layout.container_disk("f" * 64)
+    store._live_disks.create(path, 1 << 26)
+    return path
+
+
+def test_disks_without_a_marker_go_when_nobody_makes_containers(store: ImageStore) -> None:
+    path = add_stray(store)
+    assert [finding.object for finding in store.check()] == [path]
+    with held(store._leases, CREATING, shared=True):
+        assert list(store.check()) == []  # it may be a maker's
+        store.rebuild()
+        assert store._datastore.exists(path)
+    assert store._leases.sweep() != []  # so that the next start looks again
+    store.rebuild()
+    assert not store._datastore.exists(path)
+
+
+def test_a_stray_disk_that_a_guest_has_open_waits(store: ImageStore) -> None:
+    path = add_stray(store)
+    with store._datastore.open_live(path, writable=True):
+        store.rebuild()
+        assert store._datastore.exists(path)
+    store.rebuild()
+    assert not store._datastore.exists(path)
+
+
+def test_a_rebuild_sees_containers_that_come_and_go_meanwhile(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    going = store.create_container("three-layers", name="going")
+    staying = store.create_container("three-layers", name="staying")
+    coming = []
+    replace_all = store._catalog.replace_all
+
+    def act_first(*rows: list[ContainerRow]) -> None:
+        store.remove_container(going.id)
+        coming.append(store.create_container("three-layers", name="coming"))
+        replace_all(*rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store._catalog, "replace_all", act_first)
+    store.rebuild()
+    assert store.containers() == [*coming, staying]
+
+
+def test_a_container_without_its_disk_can_be_removed(store: ImageStore) -> None:
+    made = store.create_container("three-layers")
+    store._datastore.remove_file(layout.container_disk(made.id))
+    assert [finding.object for finding in store.check()] == [layout.container_marker(made.id)]
+    assert store.container(made.id).size_rw == 0
+    store.remove_container(made.id)
+    assert store.containers() == []
+
+
+def test_a_file_of_another_container_is_not_taken(store: ImageStore) -> None:
+    made = store.create_container("three-layers")
+    data = store._datastore.read_bytes(layout.container_marker(made.id))
+    containers: Containers = store._containers
+    store._datastore.write_atomic(layout.container_marker("0" * 64), data)
+    with pytest.raises(CorruptError, match=rf"^containers/0{{64}}\.json: is the marker of container {made.id}$"):
+        containers.read("0" * 64)
+    store._datastore.remove_file(layout.container_marker("0" * 64))
+
+
+def test_times() -> None:
+    shown = format_created(1_700_000_000_123_456_789)
+    assert shown == "2023-11-14T22:13:20.123456789Z"
+    assert parse_created(shown) == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
+    with pytest.raises(CorruptError, match="created is 'yesterday'"):
+        parse_created("yesterday")
