@@ -119,10 +119,13 @@ class VolumeDisks:
             yield ParentLink(path, disk.cid, disk.capacity)
 
     def seal(self, disk_id: str) -> None:
-        """Takes everybody's permission to write the disk, where files have such; it is not written any more."""
+        """Takes everybody's permission to write the disk, where files have such and it is ours; it is not written any more."""
         path = self._datastore.local_path(layout.volume_disk(disk_id))
         if path is not None:
-            path.chmod(_SEALED_MODE)
+            with contextlib.suppress(
+                OSError
+            ):  # only a second line of defence: who writes it breaks the content ids of its children
+                path.chmod(_SEALED_MODE)
 
     def link(self, disk_id: str) -> ParentLink:
         """What a child of a sealed disk must know.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from imgstore.changes import NO_XATTRS, Change, Entry, FileType, HardLink
-from imgstore.copies.tree import FilesRead, MountedTree, NotDirectoryError, Place, is_below, normal, shown
+from imgstore.copies.tree import FilesRead, MountedTree, NotDirectoryError, Place, check_path, is_below, normal, shown
 from imgstore.errors import InvalidError, NotFoundError
 from imgstore.ext4.reader import FileStatus
 
@@ -60,6 +60,7 @@ def find_path(tree: MountedTree[FilesRead], path: bytes) -> tuple[PathStatus, by
 def _resolve(tree: MountedTree[FilesRead], path: bytes) -> _Source:
     if not path:
         raise InvalidError("bad parameter: 'path' cannot be empty")
+    check_path(path)
     clean = normal(path)
     base = clean.rpartition(b"/")[2]
     is_current = path == b"." or path.endswith(b"/.")

@@ -168,8 +168,7 @@ class MountedTree(Generic[F]):
             NotDirectoryError: the way goes on behind what is no directory.
             InvalidError: more than 40 links, a NUL byte, or too long.
         """
-        if b"\0" in path or len(path) > _LONGEST_PATH:
-            raise InvalidError(f"{shown(path[:300])}: a path of {len(path)} bytes, allowed are {_LONGEST_PATH} and no NUL byte")
+        check_path(path)
         ahead = path.split(b"/")[::-1]
         done: list[bytes] = []
         links = 0
@@ -200,6 +199,12 @@ class MountedTree(Generic[F]):
 
 class NotDirectoryError(InvalidError):
     """A path goes on behind what is no directory."""
+
+
+def check_path(path: bytes) -> None:
+    """Raises InvalidError if no file can have the path."""
+    if b"\0" in path or len(path) > _LONGEST_PATH:
+        raise InvalidError(f"{shown(path[:300])}: a path of {len(path)} bytes, allowed are {_LONGEST_PATH} and no NUL byte")
 
 
 def normal(path: bytes) -> bytes:

@@ -215,8 +215,8 @@ _HOST_CONFIG: _Fields = {
     "IOMaximumIOps": (_Int, 0),
     "IOMaximumBandwidth": (_Int, 0),
     "Mounts": (list[MountRequest], _Absent),
-    "MaskedPaths": (_Texts, None),
-    "ReadonlyPaths": (_Texts, None),
+    "MaskedPaths": (_Texts, []),
+    "ReadonlyPaths": (_Texts, []),
     "Init": (bool, _Absent),
 }
 

@@ -18,37 +18,15 @@ import pytest
 from imgstore.answers import Mount
 from imgstore.cli.main import main
 from imgstore.store import ImageStore
+from tests.archive_members import TIME, entry, link, make_tar
+from tests.hostile_tars import TREE_ATTACKS
 from tests.servers.dockerd import DockerDaemon, docker_daemon
 from tests.tools import need_root
 
-TIME = 1_700_000_000
 OWN = re.compile(r"\.dockerenv|(dev|proc|sys)(/.*)?|etc/(hosts|hostname|resolv\.conf|mtab)")
 """What dockerd puts into every container."""
 
 Member = tuple[str, bytes, int, int, int, int, str, int | None, tuple[int, int], bytes]
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.mtime = kind, TIME
-    member.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
-    for field, value in fields.items():
-        setattr(member, field, value)
-    return member
-
-
-def link(name: str, target: str) -> tarfile.TarInfo:
-    return entry(name, tarfile.SYMTYPE, linkname=target)
-
-
-def make_tar(*members: tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for item in members:
-            member, data = item if isinstance(item, tuple) else (item, b"")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return out.getvalue()
 
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
@@ -222,7 +200,8 @@ def sides(
 
 def words_of(said: str, root: Path) -> str:
     """An error in the words that both have: without who says it, and where dockerd keeps the files."""
-    said = said.partition("\nhint:")[0]
+    lines = [line for line in said.splitlines() if not line.startswith(("hint:", "time="))]  # the client logs what it gives up
+    said = "\n".join(lines)
     said = re.sub(r"^(Error response from daemon: |imgstore: )+", "", said.strip())
     said = re.sub(r"Error processing tar file\(exit status 1\): ", "", said)
     said = re.sub(r"/\S*/vfs/dir/[0-9a-f]{64}", "", said)
@@ -440,4 +419,25 @@ def test_what_cannot_be_written(sides: Sides) -> None:
             code, _, said = side.run("cp", source, f"one:{destination}")
             answers.append((code == 0, words_of(said, side.local) if code else ""))
         found += differences(f"{source} {destination}", answers)
+    assert not found, "\n".join(found)
+
+
+def test_attacks_stay_inside_as_they_do_there(sides: Sides) -> None:
+    theirs, ours = sides()
+    since = time.time()
+    found: list[str] = []
+    refused: list[str] = []
+    attacks = {what: tar for what, tar in TREE_ATTACKS.items() if "ten thousand" not in what}
+    for number, (what, tar) in enumerate(attacks.items()):
+        directory = make_tar(entry(f"d{number:02}", tarfile.DIRTYPE))
+        assert [side.run("cp", "-", "one:/empty", input=directory)[0] for side in (theirs, ours)] == [0, 0]
+        codes = [side.run("cp", "-", f"one:/empty/d{number:02}", input=tar)[0] == 0 for side in (theirs, ours)]
+        found += differences(what, codes)
+        if not all(codes):
+            refused += [f"empty/d{number:02}"]  # here nothing is left of it
+    trees = [members(side.export(), since) for side in (theirs, ours)]
+    for nodes in trees:
+        for name in [name for name in nodes if name.startswith(tuple(refused))]:
+            del nodes[name]
+    found += differences("the tree", trees)
     assert not found, "\n".join(found)

@@ -13,7 +13,7 @@ import pytest
 from imgstore import layout
 from imgstore.answers import Container, Mount
 from imgstore.datastores.local import LocalDatastore
-from imgstore.errors import AlreadyExistsError, InUseError, InvalidError, NotFoundError
+from imgstore.errors import AlreadyExistsError, InUseError, InvalidError, NoSpaceError, NotFoundError
 from imgstore.store import ImageStore
 from tests.command_line import REFERENCE, CommandLine, litter
 
@@ -173,6 +173,16 @@ def test_sizes(store: ImageStore) -> None:
         store.create_container(IMAGE, size=1 << 20)
     assert store.create_container(IMAGE, size=capacity).capacity == capacity
     assert store.create_container(IMAGE, size=capacity + 1).capacity == capacity + (64 << 10)
+
+
+def test_the_quota_counts_containers(store: ImageStore) -> None:
+    store.set_quota(store.quota().used + 4096)
+    with pytest.raises(NoSpaceError, match=r"^Storage quota exceeds\. Storage quota: "):
+        store.create_container(IMAGE)
+    store.set_quota(store.quota().used + (1 << 20))
+    made = store.create_containers(IMAGE, 2)
+    assert store.quota().containers >= sum(one.size_rw for one in made)
+    assert store.containers() == made[::-1]
 
 
 def test_volumes(store: ImageStore) -> None:

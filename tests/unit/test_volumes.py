@@ -478,6 +478,32 @@ def test_volume_stores_come_and_go(local: ImageStore, tmp_path: Path) -> None:
         assert names(second) == ["a"] and second.volume("a").disk.startswith(str(tmp_path / "extra" / "volumes"))
 
 
+def test_a_volume_store_whose_volume_a_container_has(local: ImageStore, tmp_path: Path) -> None:
+    (tmp_path / "extra").mkdir()
+    local.add_volume_store("extra", str(tmp_path / "extra"))
+    local.create_volume("a", options={**SMALL, "volumestore": "extra"})
+    local.pull(REFERENCE)
+    container = local.create_container("three-layers", mounts=[Mount("a", "/etc")])
+    assert "hostname" in files_of(local, "a"), "what the image has there"
+    text = "volume store (extra): containers have its volumes a"
+    assert_fails(InUseError, text, local.remove_volume_store, "extra")
+    (tmp_path / "extra").rename(tmp_path / "away")
+    marker = layout.container_marker(container.id)
+    assert ("its volume a is not there", marker) in [(finding.problem, finding.object) for finding in local.check()]
+    local.remove_volume_store("extra")
+
+
+def test_a_volume_hides_another_of_its_name(local: ImageStore, tmp_path: Path) -> None:
+    with ImageStore.open(str(tmp_path / "second")) as second:
+        for store in (local, second):
+            store.create_volume("a", options=SMALL)
+        local.add_volume_store("second", second.location)
+        assert local.volume("a").store == "default"
+        assert [finding.problem for finding in local.check()] == ["volume store default has a volume a too, which hides this one"]
+        local.remove_volume("a")
+        assert local.volume("a").store == "second" and list(local.check()) == []
+
+
 def test_a_volume_store_that_cannot_be_reached_hides_no_other(local: ImageStore, tmp_path: Path) -> None:
     for name in ("gone", "file", "damaged"):
         (tmp_path / name).mkdir()
@@ -517,6 +543,18 @@ def test_what_a_crash_left_goes_with_the_next_start(local: ImageStore) -> None:
         assert disks(again) == kept and list(again.check()) == []
     assert sealed.stat().st_mode & 0o777 == 0o444
     assert list(Path(local.location, "volumes").glob("*.intent")) == []
+
+
+def test_a_disk_that_is_read_while_its_last_user_goes(local: ImageStore) -> None:
+    local.create_volume("a", options=SMALL)
+    local.snapshot_volume("a", "s")
+    pieces = local.export_volume("a@s")
+    next(pieces)
+    local.remove_volume("a")
+    assert len(disks(local)) == 1
+    pieces.close()
+    local.create_volume("b", options=SMALL)
+    assert disks(local) == {Path(local.volume("b").disk).name}
 
 
 def test_many_volumes_are_listed_quickly_enough_to_read_each_once(local: ImageStore) -> None:
