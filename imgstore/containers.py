@@ -99,7 +99,7 @@ class Containers:
         If the block fails on the way, or its process dies, the next start looks what there is.
         """
         container_id = self.find(text).id
-        with held(self._leases, f"container-{container_id}"):
+        with held(self._leases, container_lease(container_id)):
             yield self.find(container_id)
 
     def rename(self, text: str, new: str) -> ContainerRow:
@@ -247,6 +247,11 @@ class Containers:
             return self._datastore.usage(path)
         except NotFoundError:
             return 0
+
+
+def container_lease(container_id: str) -> str:
+    """Name of the lease of who changes a container, or its disk; who reads its files shares it."""
+    return f"container-{container_id}"
 
 
 def row_of(marker: markers.ContainerMarker, data: bytes) -> ContainerRow:
