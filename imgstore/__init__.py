@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         VolumeStoreInfo,
         VolumeUsage,
     )
+    from imgstore.attach.attachment import AttachedDisk
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlreadyExistsError",
+    "AttachedDisk",
     "Container",
     "CorruptError",
     "DeniedError",
@@ -122,6 +124,7 @@ _ELSEWHERE = {
     "PullResult": "answers",
     "PullStatus": "answers",
     "PushResult": "answers",
+    "AttachedDisk": "attach.attachment",
     "QuotaReport": "quota",
     "RebuildReport": "rebuild",
     "RemoteImage": "answers",

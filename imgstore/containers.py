@@ -20,8 +20,8 @@ from imgstore.answers import Container, Mount
 from imgstore.catalog.catalog import Catalog, ContainerRow, NameTakenError
 from imgstore.container_names import check_container_name
 from imgstore.datastores.datastore import Datastore, list_names
-from imgstore.errors import CorruptError, InUseError, InvalidError, NotFoundError
-from imgstore.leases import Leases, held
+from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError
+from imgstore.leases import Leases, held, wait_for
 from imgstore.live_disks import LiveDisks
 
 CREATING = "containers"
@@ -94,10 +94,23 @@ class Containers:
 
     @contextlib.contextmanager
     def held(self, text: str) -> Iterator[ContainerRow]:
-        """The container, found as `find` does; inside the block nobody else renames or removes it."""
+        """The container, found as `find` does; inside the block nobody else renames, removes or writes it.
+
+        If the block fails on the way, or its process dies, the next start looks what there is.
+        """
         container_id = self.find(text).id
-        with held(self._leases, f"container-{container_id}"):
+        with held(self._leases, _lease(container_id)):
             yield self.find(container_id)
+
+    @contextlib.contextmanager
+    def edited(self, text: str) -> Iterator[ContainerRow]:
+        """As `held`, for who writes the disk with ``LiveDisks.edit`` alone: if that is cut off, the next start ends it."""
+        container_id = self.find(text).id
+        lease = wait_for(self._leases, _lease(container_id))
+        try:
+            yield self.find(container_id)
+        finally:
+            lease.release()  # an error changed nothing
 
     def rename(self, text: str, new: str) -> ContainerRow:
         """Gives the container another name. After a crash it has the one or the other.
@@ -168,6 +181,13 @@ class Containers:
             with contextlib.suppress(InUseError, NotFoundError):  # a guest that outlives its container ends some day
                 self._live_disks.remove(path)
 
+    def finish_edits(self) -> None:
+        """Ends the changes to disks that a crash cut off while they were committed; a guest must not see such a disk."""
+        for stem, suffix in self._files():
+            if suffix == "intent":
+                with contextlib.suppress(ImgstoreError):  # in use, then not for long; or damaged, as a check says
+                    self._live_disks.recover(layout.container_disk(stem))
+
     def read(self, container_id: str) -> ContainerRow:
         """A container, from what lies on the datastore.
 
@@ -237,6 +257,10 @@ class Containers:
             return self._datastore.usage(path)
         except NotFoundError:
             return 0
+
+
+def _lease(container_id: str) -> str:
+    return f"container-{container_id}"
 
 
 def row_of(marker: markers.ContainerMarker, data: bytes) -> ContainerRow:

@@ -157,9 +157,9 @@ class LiveDisks:
         """
         with self._datastore.open_live(path, writable=True):
             yield
+            _Intent(self._datastore, path).erase()  # first: without a disk nobody would find it
             with contextlib.suppress(NotFoundError):
                 self._datastore.remove_file(path)
-            _Intent(self._datastore, path).erase()
 
     def remove(self, path: str) -> None:
         """Removes the disk, durably. Raises what `removing` raises."""

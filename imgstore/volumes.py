@@ -53,6 +53,10 @@ _REMOVING = "volume-removal"
 """Lease of who takes disks or snapshots from a marker, or a marker away, and then the disks that nothing leads to any more."""
 
 
+_LEFT = "volume-leftovers"
+"""Lease that is given up as by a death: what `_mend` finds."""
+
+
 class NoSuchVolumeError(NotFoundError):
     """No volume has this name."""
 
@@ -197,8 +201,10 @@ class Volumes:
         with self._changing(name) as found:
             if any(record.name == snapshot for record in found.marker.snapshots):
                 raise AlreadyExistsError(f"volume {name}: there is a snapshot {snapshot} already")
+            record = SnapshotRecord(snapshot, found.marker.disk, _now())
+            encode_marker(msgspec.structs.replace(found.marker, snapshots=(*found.marker.snapshots, record)))
             with self._frozen(found) as (marker, disk):
-                record = SnapshotRecord(snapshot, disk, _now())
+                record = msgspec.structs.replace(record, disk=disk)
                 marker = msgspec.structs.replace(marker, snapshots=(*marker.snapshots, record))
                 written = self._write(found.store, marker)
             found.store.disks.seal(disk)
@@ -428,7 +434,7 @@ class Volumes:
                 with contextlib.suppress(NotFoundError, CorruptError):
                     stack.enter_context(store.disks.held(marker.disk))
                 store.datastore.remove_file(layout.volume_marker(marker.name))
-            store.disks.remove(marker.disk)
+            self._remove_disk(store, marker.disk)
         return freed, others
 
     def _collect(self, store: VolumeStore, candidates: set[str]) -> int:
@@ -441,11 +447,18 @@ class Volumes:
             return 0  # `imgstore check` tells what is damaged, and then what is left over
         freed = 0
         for disk in sorted(unneeded):
-            size = store.disks.size(disk)
-            with contextlib.suppress(InUseError):  # somebody reads it: it goes with a later removal
-                store.disks.remove(disk)
-                freed += size
+            freed += store.disks.size(disk)
+            self._remove_disk(store, disk)
         return freed
+
+    @staticmethod
+    def _remove_disk(store: VolumeStore, disk: str) -> None:
+        """Removes a disk that nothing leads to; has the next who works here do it if somebody reads it just now."""
+        try:
+            store.disks.remove(disk)
+        except InUseError:
+            if lease := store.leases.acquire(_LEFT):
+                lease.abandon()
 
     def _remove_leftovers(self, store: VolumeStore) -> None:
         """Removes stagings and disks that nothing leads to, and seals the disks that have to be; nothing if someone is making one."""

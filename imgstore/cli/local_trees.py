@@ -162,7 +162,7 @@ class Unpacking:
         # The directory of the last entry, since most entries are in that of the one before.
         self._path = b""
         self._open = self._root
-        self._times: list[tuple[bytes, int]] = []
+        self._entered: list[tuple[bytes, Entry]] = []
 
     def __enter__(self) -> Unpacking:
         return self
@@ -194,16 +194,17 @@ class Unpacking:
                     raise InvalidError(f'cannot overwrite non-directory "{shown}" with directory "{self._shown}"')
                 os.unlink(base, dir_fd=self._open)
             if isinstance(change, HardLink):
-                self._link(change, base, shown)
+                self._link(change, base)
             elif isinstance(change, Entry):
                 self._put(change, path, base, shown, found)
 
     def finish(self) -> None:
-        """Gives directories their times, which putting something into them changed."""
-        for path, mtime_ns in self._times:
+        """Gives directories their times, which putting something into them changed, and their modes, which could have forbidden it."""
+        for path, entry in reversed(self._entered):
             with _errors_named(self._shown_path(path)):
                 self._enter(path)
-                os.utime(self._open, ns=(mtime_ns, mtime_ns))
+                os.fchmod(self._open, entry.mode)
+                os.utime(self._open, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _renamed(self, path: bytes) -> bytes:
         rest = path[len(self._cut) :] if self._cut else b"/" + path if path else b""
@@ -231,7 +232,7 @@ class Unpacking:
         except FileNotFoundError:
             return None
 
-    def _link(self, link: HardLink, base: bytes, shown: str) -> None:
+    def _link(self, link: HardLink, base: bytes) -> None:
         above, _, name = self._renamed(link.target).rpartition(b"/")
         directory = self._root
         try:
@@ -255,9 +256,7 @@ class Unpacking:
         elif entry.type is FileType.DIRECTORY:
             if found is None:
                 os.mkdir(base, 0o700, dir_fd=self._open)
-            self._enter(path)
-            os.fchmod(self._open, entry.mode)
-            self._times.append((path, entry.mtime_ns))
+            self._entered.append((path, entry))
             return
         elif entry.type is FileType.REGULAR:
             self._write(entry, base)

@@ -35,6 +35,7 @@ COMMANDS: Commands = {
     "container": ("containers", "container", "Make, list and remove containers."),
     "volume": ("volumes", "volume", "Make, list, copy and remove volumes."),
     "volume-store": ("volume_stores", "volume_store", "Add, list and forget the places where volumes lie."),
+    "attach": ("attach", "attach", "Hand the disks of a container to a virtual machine."),
     "check": ("store", "check", "Check catalog, disks, chains and file systems."),
     "df": ("store", "usage", "Show what takes space, and how much is free."),
     "quota": ("store", "quota", "Show or set how much the store may take."),

@@ -75,8 +75,8 @@ class Extraction:
             self._link(change, path)
         else:
             self._put(change, path, found)
-        if found in (FileType.DIRECTORY, FileType.SYMLINK) and kind is not FileType.DIRECTORY:
-            self._directories = {b"": self._destination}
+        if found is FileType.SYMLINK or (found is FileType.DIRECTORY and kind is not FileType.DIRECTORY):
+            self._directories = {b"": self._destination}  # ways through it lead elsewhere now
 
     def _put(self, entry: Entry, path: bytes, found: FileType | None) -> None:
         if entry.type is FileType.SYMLINK:

@@ -122,6 +122,8 @@ class Containers(Contents):
             NotFoundError: there is no such container, or a disk is missing.
         """
         path = layout.container_disk(self._containers.find(reference).id)
+        with contextlib.suppress(InUseError):  # who has it open has ended what was cut off
+            self._live_disks.recover(path)
         with open_chain(self._datastore.open, path) as chain:
             return [self._shown(file.path) for file in chain.files]
 

@@ -159,6 +159,7 @@ class StoreCore:
                 self._catalog.discard()
             self._images.remove_unfinished()
             self._containers.remove_unfinished()
+            self._containers.finish_edits()
             self._tidy()
             return rebuild(self._catalog, self._disks, self._images, self._containers)
 

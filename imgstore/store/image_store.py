@@ -25,6 +25,7 @@ from imgstore.listing import removal_of
 from imgstore.location import CATALOG
 from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
+from imgstore.store.attachments import Attachments
 from imgstore.store.commits import ContainerCommits
 from imgstore.store.container_files import ContainerFiles
 from imgstore.store.transfers import Transfers, parse_config
@@ -34,7 +35,7 @@ _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes):
+class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.

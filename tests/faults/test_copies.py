@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +22,11 @@ from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidErro
 from imgstore.stop import Stop, StoppedError
 from imgstore.store import ImageStore
 from tests.archive_members import directory, entry, file_of, link, make_tar, names_of
-from tests.faults.test_container_crashes import DONE, KILLED, die_at
+from tests.faults.container_worker import DONE, KILLED
+from tests.faults.copy_worker import copy
 from tests.hostile_tars import HOSTILE, TREE_ATTACKS
 
+ROOT = Path(__file__).parents[2]
 CAPACITY = 64 << 20
 IMAGE = make_tar(
     directory("data"),
@@ -145,20 +150,16 @@ def test_it_can_be_stopped(store: ImageStore) -> None:
 
 def test_kills(template: Path, tmp_path: Path) -> None:
     """Own disk and volume are each as before or as after; the next start mends what was begun."""
-    tar = make_tar((entry("data/new"), b"n" * 100_000), (entry("data/v/new"), b"v" * 100_000))
+    command = [sys.executable, "-m", "tests.faults.copy_worker", str(template), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stderr) == (0, "")
+    ended = [int(line.split()[1]) for line in done.stdout.splitlines()]
+    assert [KILLED] * (len(ended) - 1) + [DONE] == ended
     seen = set()
-    for number in range(1, 60):
-        location = tmp_path / str(number)
-        shutil.copytree(template, location, symlinks=True)
-        ended = die_at(number, location, lambda store: copy_in(store, tar))
-        with ImageStore.open(str(location)) as store:
+    for number in range(1, len(ended) + 1):
+        with ImageStore.open(str(tmp_path / str(number))) as store:
             names = names_of(store.copy_from_container("one", "/")[1])
             seen.add(("/data/new" in names, "/data/v/new" in names))
-            assert list(store.check()) == []
-            copy_in(store, tar)
-        shutil.rmtree(location)
-        if ended == DONE:
-            break
-        assert ended == KILLED
-    assert ended == DONE
+            assert list(store.check()) == [], number
+            copy(store)
     assert {(False, False), (True, True)} <= seen <= {(False, False), (False, True), (True, True)}

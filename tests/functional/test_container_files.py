@@ -164,6 +164,21 @@ def test_directories_keep_what_they_have(store: ImageStore) -> None:
     assert "acl/inside" in members_of(store, "acl")
 
 
+def test_a_link_that_becomes_a_directory_on_the_way(store: ImageStore) -> None:
+    copy_in(
+        store,
+        link("l", "/etc"),
+        (entry("l/a"), b""),
+        directory("l"),
+        (entry("l/b"), b""),
+        link("l/c", "/data"),
+        (entry("l/c/d"), b""),
+    )
+    assert sorted(members_of(store, "/l")) == ["l", "l/b", "l/c"]
+    assert "etc/a" in members_of(store, "/etc") and "etc/b" not in members_of(store, "/etc")
+    assert "data/d" in members_of(store, "/data")
+
+
 def test_compressed_archives(store: ImageStore) -> None:
     import bz2
     import gzip

@@ -92,3 +92,25 @@ def test_times() -> None:
     assert parse_created(shown) == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
     with pytest.raises(CorruptError, match="created is 'yesterday'"):
         parse_created("yesterday")
+
+
+def test_a_change_that_was_cut_off_is_ended_before_a_guest_sees_the_disk(store: ImageStore) -> None:
+    first, second = store.create_containers("three-layers", 2)
+    for made in (first, second):
+        disk = layout.container_disk(made.id)
+        before = store._datastore.read_bytes(disk, 1 << 30)
+        with store._live_disks.edit(disk) as device:
+            device.write(0, b"written" * 1000)
+        after = store._datastore.read_bytes(disk, 1 << 30)
+        assert before != after
+    intent = layout.container_disk(first.id).replace(".vmdk", ".intent")
+    store._datastore.write_atomic(intent, b"torn")  # what is left of one that was never there as a whole
+    store.rebuild()
+    assert not store._datastore.exists(intent)
+    store._datastore.write_atomic(intent, b"torn")
+    store.container_disk_paths(first.id)
+    assert not store._datastore.exists(intent)
+    store._datastore.write_atomic(intent, b"torn")
+    for made in (first, second):
+        store.remove_container(made.id)
+    assert not store._datastore.exists(intent)

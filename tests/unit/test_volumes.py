@@ -545,6 +545,18 @@ def test_what_a_crash_left_goes_with_the_next_start(local: ImageStore) -> None:
     assert list(Path(local.location, "volumes").glob("*.intent")) == []
 
 
+def test_a_disk_that_is_read_while_its_last_user_goes(local: ImageStore) -> None:
+    local.create_volume("a", options=SMALL)
+    local.snapshot_volume("a", "s")
+    pieces = local.export_volume("a@s")
+    next(pieces)
+    local.remove_volume("a")
+    assert len(disks(local)) == 1
+    pieces.close()
+    local.create_volume("b", options=SMALL)
+    assert disks(local) == {Path(local.volume("b").disk).name}
+
+
 def test_many_volumes_are_listed_quickly_enough_to_read_each_once(local: ImageStore) -> None:
     local.create_volume("v0", options=SMALL, labels={"n": "0"})
     for number in range(1, 60):
