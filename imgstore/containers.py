@@ -21,7 +21,7 @@ from imgstore.catalog.catalog import Catalog, ContainerRow, NameTakenError
 from imgstore.container_names import check_container_name
 from imgstore.datastores.datastore import Datastore, list_names
 from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError
-from imgstore.leases import Leases, held, wait_for
+from imgstore.leases import Leases, held
 from imgstore.live_disks import LiveDisks
 
 CREATING = "containers"
@@ -99,18 +99,8 @@ class Containers:
         If the block fails on the way, or its process dies, the next start looks what there is.
         """
         container_id = self.find(text).id
-        with held(self._leases, _lease(container_id)):
+        with held(self._leases, container_lease(container_id)):
             yield self.find(container_id)
-
-    @contextlib.contextmanager
-    def edited(self, text: str) -> Iterator[ContainerRow]:
-        """As `held`, for who writes the disk with ``LiveDisks.edit`` alone: if that is cut off, the next start ends it."""
-        container_id = self.find(text).id
-        lease = wait_for(self._leases, _lease(container_id))
-        try:
-            yield self.find(container_id)
-        finally:
-            lease.release()  # an error changed nothing
 
     def rename(self, text: str, new: str) -> ContainerRow:
         """Gives the container another name. After a crash it has the one or the other.
@@ -259,7 +249,8 @@ class Containers:
             return 0
 
 
-def _lease(container_id: str) -> str:
+def container_lease(container_id: str) -> str:
+    """Name of the lease of who changes a container, or its disk; who reads its files shares it."""
     return f"container-{container_id}"
 
 

@@ -1,7 +1,8 @@
 """ContainerTrees: opens what a container sees, for reading or to be changed as a whole.
 
-Readers share a container and its volumes; who changes them has them alone. Ours wait for one another, by leases that all take in one order:
-the container, then its volumes by name. Guests are not waited for: a disk that one has open is an InUseError at once.
+Readers share a container and its volumes; who changes them has them alone. Ours wait for one another, by leases that all take in one
+order: the container's, which who renames or removes it takes too, then those of its volumes by name. Nobody takes one of them twice. Guests
+are not waited for: a disk that one has open is an InUseError at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from imgstore import layout
 from imgstore.blocks import WritableBlockDevice
+from imgstore.containers import container_lease
 from imgstore.copies.tree import FilesRead, FilesWritten, MountedTree, MountPoint
 from imgstore.errors import InUseError
 from imgstore.ext4.reader import FileSystem
@@ -130,7 +132,7 @@ class ContainerTrees:
                 raise InUseError(f"container {container.name}: others have been busy with its files for {PATIENCE:.0f} seconds")
 
         written = set() if shared else _written_volumes(container)
-        wanted = [(f"container-{container.id}", shared)]
+        wanted = [(container_lease(container.id), shared)]
         wanted += [(_volume_lease(name), name not in written) for name in sorted({mount.volume for mount in container.mounts})]
         with contextlib.ExitStack() as stack:
             for name, together in wanted:

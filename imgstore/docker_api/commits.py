@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import anyio
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -65,7 +65,9 @@ async def commit_container(request: Request) -> Response:
         group.cancel_scope.cancel()
     if error is not None:
         raise error
-    return Response(msgspec.json.encode({"Id": "" if image is None else image.id}), 201, media_type="application/json")
+    if image is None:
+        raise ClientDisconnect
+    return Response(msgspec.json.encode({"Id": image.id}), 201, media_type="application/json")
 
 
 routes = [Route("/commit", commit_container, methods=["POST"])]

@@ -152,7 +152,10 @@ async def inspect_container(request: Request) -> Response:
             except NotFoundError:  # removed by force: its layers are still there, but nobody says what they take
                 size = 0
         volumes = _find_volumes(store, container.mounts)
-        disks = store.container_disk_paths(container.id)
+        try:
+            disks = store.container_disk_paths(container.id)
+        except NotFoundError as error:  # 404 would say that there is no such container
+            raise ApiError(500, f"container {container.name}: {error}") from error
         return msgspec.json.encode(container_shapes.inspect(container, disks, volumes, store.location, version, image_size=size))
 
     return json_response(await run_in_threadpool(answer))

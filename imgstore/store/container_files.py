@@ -101,31 +101,30 @@ class ContainerFiles(StoreCore):
             CorruptError: the tar is damaged, cut off or ambiguous, or the file system is.
         """
         stop = stop or Stop()
-        with self._containers.edited(reference) as row:
-            container = marker_of(row)
-            user = str(container.config.get("User") or "")
-            owner = None
-            if owner_of_user and user:
-                with self._trees.read(container) as known:
-                    owner = find_owner(known, user)
-            now_ns = time.time_ns()
-            with self._trees.edit(container, now_ns, stop) as tree:
-                with _missing(reference, path):
-                    destination = tree.follow(normal(os.fsencode(path)))
-                    kind = tree.type_at(destination)
-                    if kind is None:
-                        raise NotFoundError(os.fsdecode(path))
-                if kind is not FileType.DIRECTORY:
-                    raise InvalidError("extraction point is not a directory")
-                mount = tree.place(destination).mount
-                if tree.mounts[mount].read_only:
-                    raise InvalidError("mounted volume is marked read-only" if mount else "container rootfs is marked read-only")
-                extraction = Extraction(tree, destination, keep_directories=keep_directories, owner=owner, now_ns=now_ns)
-                pieces = read_ahead(inflate_archive(read_chunks(tar, "archive")), _AHEAD, name="imgstore-inflate")
-                with closing(pieces):
-                    for change in read_changes(pieces, capacity=MAXIMUM_SIZE, whiteouts=False):
-                        stop.check()
-                        extraction.apply(change)
+        container = marker_of(self._containers.find(reference))
+        user = str(container.config.get("User") or "")
+        owner = None
+        if owner_of_user and user:
+            with self._trees.read(container) as known:
+                owner = find_owner(known, user)
+        now_ns = time.time_ns()
+        with self._trees.edit(container, now_ns, stop) as tree:
+            with _missing(reference, path):
+                destination = tree.follow(normal(os.fsencode(path)))
+                kind = tree.type_at(destination)
+                if kind is None:
+                    raise NotFoundError(os.fsdecode(path))
+            if kind is not FileType.DIRECTORY:
+                raise InvalidError("extraction point is not a directory")
+            mount = tree.place(destination).mount
+            if tree.mounts[mount].read_only:
+                raise InvalidError("mounted volume is marked read-only" if mount else "container rootfs is marked read-only")
+            extraction = Extraction(tree, destination, keep_directories=keep_directories, owner=owner, now_ns=now_ns)
+            pieces = read_ahead(inflate_archive(read_chunks(tar, "archive")), _AHEAD, name="imgstore-inflate")
+            with closing(pieces):
+                for change in read_changes(pieces, capacity=MAXIMUM_SIZE, whiteouts=False):
+                    stop.check()
+                    extraction.apply(change)
 
     def export_container(self, reference: str) -> Generator[Bytes, None, None]:
         """The container's own file tree as a tar, as ``docker export`` gives it: without what volumes have.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
+from imgstore.stop import Stop, StoppedError
 from imgstore.store import ImageStore
 from tests.servers.endpoint import Endpoint, endpoint
 from tests.servers.images import build_image, make_tar, write_docker_archive
@@ -83,6 +87,28 @@ def test_what_makes_no_sense(
     found, message = commit(api, body, **query)
     assert (found, words in message) == (status, True), message
     assert len(store.images()) == 1
+
+
+def test_a_client_that_hangs_up_leaves_no_image(api: Endpoint, store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    commit_container = store.commit_container
+
+    def commit_late(*words: Any, stop: Stop, **options: Any) -> Any:
+        begun.set()
+        try:
+            with contextlib.suppress(StoppedError):
+                stop.wait(30)
+            return commit_container(*words, stop=stop, **options)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(store, "commit_container", commit_late)
+    with contextlib.closing(api.connect()) as client:
+        client.sendall(b"POST /commit?container=web HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n\r\n")
+        assert begun.wait(10)
+    assert ended.wait(20)
+    assert len(store.images()) == 1
+    assert api.get("/_ping").status == 200
 
 
 def test_with_docker_py(api: Endpoint) -> None:

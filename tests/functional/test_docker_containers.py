@@ -332,6 +332,14 @@ class TestListAndInspect:
             store.tag(image.id, "app:1")
             store.remove("kept:1")
 
+    def test_a_disk_that_is_missing(self, api: Endpoint, store: ImageStore) -> None:
+        create(api, {"Image": "app:1"}, "name=web")
+        Path(store.container("web").disk).unlink()
+        answer = api.get("/containers/web/json")
+        assert (answer.status, answer.message.startswith("container web: ")) == (500, True), answer.message
+        assert len(api.get("/containers/json?all=1&size=1").json) == 1
+        assert api.docker_text("rm", "web") == "web\n"
+
 
 class TestRemove:
     def test_with_and_without_anonymous_volumes(self, api: Endpoint, store: ImageStore) -> None:
