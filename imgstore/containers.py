@@ -219,11 +219,10 @@ class Containers:
             size_rw=self._measure(path) if size is None else size,
         )
 
-    def answers(self, rows: Sequence[ContainerRow] | None = None) -> list[Container]:
-        """All containers, newest first, or these."""
+    def answers(self) -> list[Container]:
+        """All containers, newest first."""
         sizes = self._datastore.usages(layout.CONTAINERS)
-        found = self._catalog.containers() if rows is None else rows
-        return [self.answer(row, sizes.get(layout.disk_file(row.id), 0)) for row in found]
+        return [self.answer(row, sizes.get(layout.disk_file(row.id), 0)) for row in self._catalog.containers()]
 
     def _files(self) -> list[tuple[str, str]]:
         """Of each file in the directory what stands before the first dot, and behind it."""

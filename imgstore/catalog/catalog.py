@@ -29,6 +29,7 @@ from sqlalchemy import (
     or_,
     select,
 )
+from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import StaticPool
@@ -498,6 +499,20 @@ def _existing_tables(connection: Connection) -> list[str]:
     return sorted((name for name in names if not name.startswith("sqlite_")), key=lambda name: order.get(name, -1))
 
 
+def _upsert_container() -> Insert:
+    statement = upsert(tables.containers)
+    values = {column.name: statement.excluded[column.name] for column in tables.containers.columns}
+    return statement.on_conflict_do_update(["id"], set_=values)
+
+
+# What every new container needs: to put these together takes longer than SQLite needs for them.
+_PUT_CONTAINER = _upsert_container()
+_DELETE_MOUNTS = delete(tables.container_volumes).where(tables.container_volumes.c.container_id == bindparam("old"))
+_OWNERS = select(tables.containers.c.name, tables.containers.c.id).where(
+    tables.containers.c.name.in_(bindparam("names", expanding=True))
+)
+
+
 def _put_layer(connection: Connection, layer: LayerRow) -> None:
     values = {column.name: getattr(layer, column.name) for column in tables.layers.columns}
     connection.execute(upsert(tables.layers).values(values).on_conflict_do_update(["chain_id"], set_=values))
@@ -534,14 +549,8 @@ def _put_containers(connection: Connection, containers: Sequence[ContainerRow]) 
     if containers:
         columns = [column.name for column in tables.containers.columns]
         values = [{name: getattr(container, name) for name in columns} for container in containers]
-        statement = upsert(tables.containers)
-        connection.execute(
-            statement.on_conflict_do_update(["id"], set_={name: statement.excluded[name] for name in columns}), values
-        )
-        ids = [{"old": container.id} for container in containers]
-        connection.execute(
-            delete(tables.container_volumes).where(tables.container_volumes.c.container_id == bindparam("old")), ids
-        )
+        connection.execute(_PUT_CONTAINER, values)
+        connection.execute(_DELETE_MOUNTS, [{"old": container.id} for container in containers])
     mounts = [{"container_id": container.id, "volume": volume} for container in containers for volume in container.volumes]
     if mounts:
         connection.execute(insert(tables.container_volumes), mounts)
@@ -556,8 +565,7 @@ def _container_counts(connection: Connection) -> dict[str, int]:
 def _name_owners(connection: Connection, names: Sequence[str]) -> dict[str, str]:
     owners: dict[str, str] = {}
     for batch in _batches(names):
-        query = select(tables.containers.c.name, tables.containers.c.id).where(tables.containers.c.name.in_(batch))
-        owners.update((name, owner) for name, owner in connection.execute(query).all())
+        owners.update((name, owner) for name, owner in connection.execute(_OWNERS, {"names": batch}).all())
     return owners
 
 

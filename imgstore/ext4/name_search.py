@@ -18,9 +18,11 @@ from imgstore.ext4.structures import BLOCK_SIZE, EXTENT, EXTENT_HEADER, EXTENT_M
 _PIECE = 1 << 20
 _GAP = 16  # blocks that are read though nobody needs them, to save a read
 _SLICE = 512  # inodes whose directories are looked at together
+_BEYOND_ASCII = 0x80
 _NEEDLES = 6
 """So many numbers are looked for one after the other; for more it is faster to decode every name."""
 
+_ONE_RUN = EXTENT_HEADER.pack(EXTENT_MAGIC, 1, INLINE, 0, 0)[:8]
 _DIRECTORY_MODES = re.compile(rb"[\x40-\x4f]")
 
 _Directory = tuple[int, "list[tuple[int, int]] | None"]
@@ -89,6 +91,10 @@ def _directories_in(file_system: FileSystem, first: int, count: int) -> Iterator
 
 
 def _runs(table: bytes, offset: int, blocks: int) -> list[tuple[int, int]] | None:
+    if table.startswith(_ONE_RUN, offset):  # most directories
+        _, length, high, low = EXTENT.unpack_from(table, offset + 12)
+        first = low | high << 32
+        return None if length > LONGEST or first + length > blocks else [(first, length)]
     magic, entries, _, depth, _ = EXTENT_HEADER.unpack_from(table, offset)
     if magic != EXTENT_MAGIC or depth or entries > INLINE:
         return None
@@ -111,8 +117,7 @@ def _with_needles(file_system: FileSystem, directories: Sequence[_Directory], ta
     for first, count in _pieces(owned):
         data = file_system.device.read(first * BLOCK_SIZE, count * BLOCK_SIZE)
         for needle in needles:
-            # Most of a directory is zeros: a search that may skip them is many times as fast.
-            short = needle.strip(b"\0")
+            short = _rarest(needle)
             lead = needle.index(short)
             place = data.find(short)
             while place >= 0:
@@ -121,6 +126,13 @@ def _with_needles(file_system: FileSystem, directories: Sequence[_Directory], ta
                     found.add(owned[bisect_right(starts, first + offset // BLOCK_SIZE) - 1][2])
                 place = data.find(short, place + 1)
     return sorted(found)
+
+
+def _rarest(needle: bytes) -> bytes:
+    """What of a needle is looked for in directories: zeros are most of them, ASCII the rest, and one byte is found fastest."""
+    short = needle.strip(b"\0")
+    best = max(short)
+    return bytes([best]) if best >= _BEYOND_ASCII else short
 
 
 def _pieces(owned: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:

@@ -90,7 +90,7 @@ class Containers(Contents):
         options = CreateOptions(size, read_only, mounts, vic_base, platform, config or {}, host_config or {})
         with self._mended():
             rows = self._creation().create_many(image, count, name_prefix, options)
-            return self._containers.answers(rows)
+            return [self._containers.answer(row) for row in rows]
 
     def containers(self, filters: Filters | None = None) -> list[Container]:
         """The containers, newest first, as they were at one moment.

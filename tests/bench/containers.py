@@ -20,9 +20,10 @@ from tests.bench.loop import LoopDisk
 from tests.bench.measure import Run, median_run, run
 from tests.bench.report import Figures
 
-MANY, ONE_BY_ONE, QEMU, QEMU_DURABLE, QEMU_START = (
+MANY, ONE_BY_ONE, DISK, QEMU, QEMU_DURABLE, QEMU_START = (
     "`create_containers`",
     "`create_container`, one by one",
+    "their disks alone, one by one",
     "`qemu-img create -b`",
     "`qemu-img create -b`, then `sync` of the disk",
     "`qemu-img --version`",
@@ -130,11 +131,12 @@ class ContainerBench:
         chosen = [
             Contender(MANY, lambda: library.run("create", large, scale.few)),
             Contender(ONE_BY_ONE, lambda: library.run("create_one_by_one", large, scale.few)),
+            Contender(DISK, lambda: library.run("create_disks", large, scale.few)),
         ]
         if "qemu" in self._names:
             chosen += self._qemu(library.ask("top_disk", large).value)
         contest = self._hold(f"{scale.few} containers", chosen)
-        promises.check_creation(contest, (MANY, ONE_BY_ONE), QEMU, QEMU_DURABLE, QEMU_START, self._figures)
+        promises.check_creation(contest, (MANY, ONE_BY_ONE, DISK), QEMU, QEMU_DURABLE, QEMU_START, self._figures)
         seconds: dict[str, list[float]] = {small: [], large: []}
         for _ in range(self._rounds):
             for reference, each in seconds.items():

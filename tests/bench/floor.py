@@ -6,8 +6,8 @@
 - push: the same read, hashed, compressed as imgstore compresses, and hashed again;
 - commit: a container's disk read, hashed, hashed again and written.
 
-Each but the last is run as a program of its own, as what is compared with it is. What is written is one file a layer that holds the inflated tar, and is
-fsync'ed, as is the directory: the durability that imgstore gives.
+Each but the last is run as a program of its own, as what is compared with it is. What is written is one file a layer that holds the
+inflated tar, and is fsync'ed, as is the directory: the durability that imgstore gives.
 """
 
 from __future__ import annotations

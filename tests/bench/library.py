@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from imgstore.ext4.recovery import recovered
 from imgstore.ext4.structures import ROOT_INODE
 from imgstore.live_disks import LiveDisks
 from imgstore.store import ImageStore
+from imgstore.vmdk.chain import open_chain
 from imgstore.volume_options import parse_capacity
 from tests.bench import floor
 from tests.bench.measure import Run, peak_of, reset_peak
@@ -93,6 +95,15 @@ def create_one_by_one(store: ImageStore, image: str, count: str) -> str:
     for _ in range(int(count)):
         container = store.create_container(image)
     return container.id
+
+
+def create_disks(store: ImageStore, image: str, count: str) -> None:
+    """Disks as those of containers, each durable before the next; in a directory of their own, which no store knows."""
+    parent = Path(store.disk_paths(image)[-1]).relative_to(store.location)
+    with LocalDatastore(store.location) as datastore, open_chain(datastore.open, str(parent)) as chain:
+        live_disks = LiveDisks(datastore)
+        for _ in range(int(count)):
+            live_disks.create(f"bench/{secrets.token_hex(16)}.vmdk", chain.size, chain)
 
 
 def remove(store: ImageStore, container: str) -> None:
@@ -196,6 +207,7 @@ VERBS: dict[str, Callable[..., object]] = {
         top_disk,
         create,
         create_one_by_one,
+        create_disks,
         remove,
         create_volumes,
         clone,
