@@ -370,6 +370,7 @@ class StoreInfo:
         containers: how many there are.
         capacity: bytes of each disk as a guest sees it.
         space, free_space: bytes of the datastore, or None if nobody knows.
+        quota: bytes that images, containers and volumes may take together, or None.
         registries: how registries are reached.
     """
 
@@ -382,4 +383,5 @@ class StoreInfo:
     capacity: int
     space: int | None
     free_space: int | None
+    quota: int | None
     registries: Options

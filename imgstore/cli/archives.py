@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from imgstore.cli import output
+from imgstore.cli.exports import archive_output, destination_option
 from imgstore.cli.progress_shown import progress_shown
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError, UnsupportedError
@@ -23,14 +24,7 @@ _SCHEMES = ("http://", "https://", "ftp://")
 
 @click.command()
 @click.argument("references", metavar="REF...", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    "destination",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to FILE, which appears when it is complete.",
-)
+@destination_option
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Refuse images that are for another platform.")
 @click.pass_obj
 def save(session: Session, references: tuple[str, ...], destination: Path | None, platform: str | None) -> None:
@@ -41,14 +35,13 @@ def save(session: Session, references: tuple[str, ...], destination: Path | None
 
     A REF without a tag stands for all tags of its repository.
     """
-    if destination is None and sys.stdout.isatty():
-        raise InvalidError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    session.kept = "what was written of the archive is incomplete" if destination is None else f"no {destination} was made"
-    with session.open_store() as store:
-        pieces = store.save(references, platform=platform)
-        with closing(pieces), output.binary_output() if destination is None else output.appearing_file(destination) as out:
-            for piece in pieces:
-                out.write(piece)
+    with (
+        archive_output(session, destination, f"imgstore save {' '.join(references)}") as out,
+        session.open_store() as store,
+        closing(store.save(references, platform=platform)) as pieces,
+    ):
+        for piece in pieces:
+            out.write(piece)
 
 
 @click.command()

@@ -26,6 +26,7 @@ from imgstore.cli.copy_paths import (
     place_copy,
     split_argument,
 )
+from imgstore.cli.exports import archive_output, destination_option
 from imgstore.cli.files import DEVICES
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError, NotFoundError
@@ -92,27 +93,17 @@ def diff(session: Session, container: str) -> None:
 
 @click.command()
 @click.argument("container", metavar="CONTAINER")
-@click.option(
-    "-o",
-    "--output",
-    "destination",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to FILE, which appears when it is complete.",
-)
+@destination_option
 @click.pass_obj
 def export(session: Session, container: str, destination: Path | None) -> None:
     """Write the file tree of a container as a tar archive, without its volumes.
 
     To standard output, for example: imgstore container export CONTAINER > rootfs.tar
     """
-    if destination is None and sys.stdout.isatty():
-        raise InvalidError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    session.kept = "what was written of the archive is incomplete" if destination is None else f"no {destination} was made"
     with (
+        archive_output(session, destination, f"imgstore container export {container}") as out,
         session.open_store() as store,
         closing(store.export_container(container)) as pieces,
-        output.binary_output() if destination is None else output.appearing_file(destination) as out,
     ):
         for piece in pieces:
             out.write(piece)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from imgstore.changes import FileType
 from imgstore.cli import output, units
+from imgstore.cli.exports import archive_output, destination_option
 from imgstore.cli.session import Session
 from imgstore.errors import InvalidError
 
@@ -68,27 +68,14 @@ def cat(session: Session, reference: str, path: str) -> None:
 
 @click.command()
 @click.argument("reference", metavar="REF")
-@click.option(
-    "-o",
-    "--output",
-    "destination",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to FILE, which appears when it is complete.",
-)
+@destination_option
 @click.pass_obj
 def export(session: Session, reference: str, destination: Path | None) -> None:
     """Write the file tree of an image as a tar archive.
 
     To standard output, for example: imgstore export REF > rootfs.tar
     """
-    if destination is None and sys.stdout.isatty():
-        raise InvalidError("standard output: a terminal cannot take an archive", hint=f"imgstore export {reference} > rootfs.tar")
-    session.kept = "what was written of the archive is incomplete" if destination is None else f"no {destination} was made"
-    with (
-        session.open_store() as store,
-        output.binary_output() if destination is None else output.appearing_file(destination) as out,
-    ):
+    with archive_output(session, destination, f"imgstore export {reference}") as out, session.open_store() as store:
         store.export(reference, out)
 
 

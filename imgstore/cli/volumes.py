@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgstore.cli import output, units
+from imgstore.cli.exports import archive_output, destination_option
 from imgstore.cli.failures import do_each
 from imgstore.cli.filters import filter_option
 from imgstore.cli.groups import Commands, LazyGroup
@@ -238,30 +239,20 @@ def clone(
 
 @click.command()
 @click.argument("source", metavar="VOLUME[@SNAPSHOT]")
-@click.option(
-    "-o",
-    "--output",
-    "destination",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to FILE, which appears when it is complete.",
-)
+@destination_option
 @click.pass_obj
 def export(session: Session, source: str, destination: Path | None) -> None:
     """Write the files of a volume as a tar archive.
 
     To standard output, for example: imgstore volume export db | gzip > db.tar.gz
     """
-    if destination is None and sys.stdout.isatty():
-        raise InvalidError(
-            "standard output: a terminal cannot take an archive", hint=f"imgstore volume export {source} > volume.tar"
-        )
-    session.kept = "what was written of the archive is incomplete" if destination is None else f"no {destination} was made"
-    with session.open_store() as store:
-        pieces = store.export_volume(source)
-        with closing(pieces), output.binary_output() if destination is None else output.appearing_file(destination) as out:
-            for piece in pieces:
-                out.write(piece)
+    with (
+        archive_output(session, destination, f"imgstore volume export {source}") as out,
+        session.open_store() as store,
+        closing(store.export_volume(source)) as pieces,
+    ):
+        for piece in pieces:
+            out.write(piece)
 
 
 @click.command("import")

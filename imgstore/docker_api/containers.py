@@ -32,7 +32,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 _LIMIT = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
-_RUNS_NOTHING = "imgstore runs no containers: attach its disk to a virtual machine; `imgstore container inspect {name}` names it"
+_RUNS_NOTHING = (
+    "imgstore runs no containers: give the disks of this one to a virtual machine, `imgstore attach --print-qemu {name}`"
+)
 
 
 async def create_container(request: Request) -> Response:

@@ -20,7 +20,7 @@ from typing import Any
 from imgstore.answers import StoreInfo
 from imgstore.docker_api.service import Service
 from imgstore.docker_api.versions import program_version
-from imgstore.quota import QuotaReport
+from imgstore.store import ImageStore
 from imgstore.volume_options import DRIVERS
 from registry_client.hosts import DOCKER_HUB
 from registry_client.options import Options, RegistryOptions
@@ -44,7 +44,7 @@ def describe_service(service: Service) -> dict[str, Any]:
         "ContainersStopped": store.containers,
         "Images": store.images,
         "Driver": "vmdk",
-        "DriverStatus": [*_describe_driver(store), *_describe_quota(service.store.quota())],
+        "DriverStatus": [*_describe_driver(store), *_describe_quota(service.store, store.quota)],
         "Plugins": {"Volume": sorted(DRIVERS), "Network": [], "Authorization": [], "Log": []},
         "MemoryLimit": False,
         "SwapLimit": False,
@@ -118,17 +118,18 @@ def _describe_driver(store: StoreInfo) -> list[tuple[str, str]]:
     ]
 
 
-def _describe_quota(quota: QuotaReport) -> list[tuple[str, str]]:
-    """In the words of vSphere Integrated Containers; nothing where there is no limit."""
-    if quota.limit is None:
+def _describe_quota(store: ImageStore, limit: int | None) -> list[tuple[str, str]]:
+    """In the words of vSphere Integrated Containers, whose users' scripts know them; nothing is measured where there is no limit."""
+    if limit is None:
         return []
+    quota = store.quota()
     return [
-        ("Storage limit", _gib(quota.limit)),
-        ("Storage usage", _gib(quota.used)),
-        ("Images storage usage", _gib(quota.images)),
-        ("Containers storage usage", _gib(quota.containers)),
-        ("Volumes storage usage", _gib(quota.volumes)),
-        ("Storage reservation", _gib(quota.reserved)),
+        ("VCH storage limit", _gib(limit)),
+        ("VCH storage usage", _gib(quota.used)),
+        ("VCH images storage usage", _gib(quota.images)),
+        ("VCH containers storage usage", _gib(quota.containers)),
+        ("VCH volumes storage usage", _gib(quota.volumes)),
+        ("VCH storage reservation", _gib(quota.reserved)),
     ]
 
 

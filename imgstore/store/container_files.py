@@ -97,7 +97,7 @@ class ContainerFiles(StoreCore):
             InvalidError: the path is no directory, it cannot be written, or an entry cannot be put where it says.
             DeniedError: an entry goes to a read-only place further on.
             InUseError: a guest has the disk, or a volume on the way, open.
-            NoSpaceError: the container's disk, or the datastore, has no room for it.
+            NoSpaceError: the container's disk, or the datastore, has no room for it, or the quota has none.
             CorruptError: the tar is damaged, cut off or ambiguous, or the file system is.
         """
         stop = stop or Stop()
@@ -125,6 +125,7 @@ class ContainerFiles(StoreCore):
                 for change in read_changes(pieces, capacity=MAXIMUM_SIZE, whiteouts=False):
                     stop.check()
                     extraction.apply(change)
+            self._quota.check()
 
     def export_container(self, reference: str) -> Generator[Bytes, None, None]:
         """The container's own file tree as a tar, as ``docker export`` gives it: without what volumes have.

@@ -199,6 +199,7 @@ class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes,
             capacity=self._disks.capacity,
             space=None if space is None else space.total,
             free_space=None if space is None else space.free,
+            quota=self._quota.limit(),
             registries=self._registries,
         )
 

@@ -461,7 +461,7 @@ class TestFiles:
 
     def test_export_spares_the_terminal(self, pulled: Cli, image_id: str) -> None:
         seen = pulled.on_terminal("export", image_id, stdout_too=True, code=2)
-        assert seen.startswith("imgstore: standard output: a terminal cannot take an archive")
+        assert seen.startswith("imgstore: cowardly refusing to save to a terminal")
 
     def test_a_reader_that_goes_away_is_no_error(self, pulled: Cli, image_id: str) -> None:
         with subprocess.Popen(

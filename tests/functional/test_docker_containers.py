@@ -385,7 +385,7 @@ class TestRemove:
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        ("start web", 1, "attach its disk to a virtual machine; `imgstore container inspect web` names it"),
+        ("start web", 1, "to a virtual machine, `imgstore attach --print-qemu web`"),
         ("restart web", 1, "imgstore runs no containers"),
         ("exec web true", 1, "imgstore runs no containers"),
         ("logs web", 1, "imgstore runs no containers"),
@@ -413,7 +413,7 @@ def test_info_and_df(api: Endpoint, store: ImageStore) -> None:
     store.set_quota(None)
     assert (shown["Containers"], shown["ContainersStopped"], shown["ContainersRunning"]) == (1, 1, 0)
     assert shown["Plugins"]["Volume"] == ["local", "vsphere"]
-    assert dict(shown["DriverStatus"])["Storage limit"] == "1024GiB"
+    assert dict(shown["DriverStatus"])["VCH storage limit"] == "1024GiB"
     assert not any("torage limit" in name for name, _ in api.get("/info").json["DriverStatus"])
     answer = api.get("/v1.51/system/df").json
     assert [each["SizeRw"] for each in answer["Containers"]] == [store.container("web").size_rw]

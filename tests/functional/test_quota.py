@@ -106,3 +106,19 @@ def test_a_limit_below_what_is_there(store: ImageStore, registry: Registry, cli:
     store.tag(f"{registry.host}/low:1", "new:1")
     for words in (["quota", "0"], ["quota", "-1"], ["quota", "much"]):
         assert cli.fails(2, *words)
+
+
+def test_copies_into_containers_must_fit(store: ImageStore, registry: Registry, cli: CommandLine, tmp_path: Path) -> None:
+    store.pull(f"{registry.host}/low:1")
+    store.create_container(f"{registry.host}/low:1", name="c1", config={"Cmd": ["true"]})
+    store.set_quota(store.quota().used + 5 * MIB)
+    (tmp_path / "large").write_bytes(bytes(range(256)) * (20 * MIB // 256))
+    assert "Storage quota exceeds" in cli.fails(8, "container", "cp", tmp_path / "large", "c1:/")
+    assert store.diff_container("c1") == [] and store.quota().used < store.info().quota
+    (tmp_path / "large").write_bytes(b"small")
+    cli.text("container", "cp", tmp_path / "large", "c1:/")
+    assert [difference.path for difference in store.diff_container("c1")] == [b"large"]
+    assert list(store.check()) == []
+    store.set_quota(1)
+    for words in (["container", "create", f"{registry.host}/low:1", "true"], ["volume", "create", "data"]):
+        assert "Storage quota exceeds" in cli.fails(8, *words)
