@@ -14,23 +14,12 @@ from tests.bench.report import CONTAINERS, IMAGES, marker_lines
 from tests.tools import need, need_root, run
 
 CONTENDERS = "floor,imgstore,qemu,kernel"
+ROWS_OF_IMAGES = [3 + 2, 2 + 1, 3 + 1, 3 + 1]  # of pull, save, load and push: modes of the floor, and ours
+ROWS_OF_CONTAINERS = [3 + 3, 4 + 1, 2, 2, 2, 2, 4, 2, 2 + 1]  # of create, diff, copies in and out, volumes, growth and commit
 SECTIONS = {
-    IMAGES: (
-        [3 + 2, 2 + 1, 3 + 1, 3 + 1],  # rows of the tables of pull, save, load and push: modes of the floor, and ours
-        ("recipe", "images()", "GET /images/json", "/_ping", "requests", "--help"),
-    ),
+    IMAGES: (ROWS_OF_IMAGES, ("recipe", "images()", "GET /images/json", "/_ping", "requests", "--help")),
     CONTAINERS: (
-        [
-            2 + 3,
-            4 + 1,
-            2,
-            2,
-            2,
-            2,
-            4,
-            2,
-            2 + 1,
-        ],  # of create, diff, copies in and out, volumes, growth and commit: ours, and others
+        ROWS_OF_CONTAINERS,
         ("`qemu-img create -b`", "small image", "durable", "the last", "both trees", "`tar`", "clone_volume"),
     ),
 }
