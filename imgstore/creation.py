@@ -34,6 +34,7 @@ from imgstore.live_disks import LiveDisks, NewDisk, ParentLink
 from imgstore.mounts import plan_mounts
 from imgstore.quota import Quota
 from imgstore.run_config import merge_run_config
+from imgstore.structs import prepare
 from imgstore.vmdk.chain import open_chain
 from imgstore.vmdk.hosted import open_disk
 from imgstore.volumes import Volumes
@@ -263,6 +264,9 @@ class _Head(msgspec.Struct):
     architecture: str
     variant: str | None = None
     config: dict[str, Any] | None = None
+
+
+prepare(_Head)
 
 
 def _decode_head(image: ImageRow) -> _Head:

@@ -8,11 +8,12 @@ What they hold and where they lie is described in ``docs/reference/store-layout.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 
 from imgstore.errors import CorruptError, UnsupportedError
+from imgstore.structs import prepare
 
 VERSION = 1
 LIMIT = 1 << 20
@@ -241,6 +242,9 @@ class _Envelope(msgspec.Struct):
     version: int
     checksum: str
     content: msgspec.Raw
+
+
+prepare(_Envelope, *get_args(Marker))
 
 
 def encode(marker: Marker) -> bytes:

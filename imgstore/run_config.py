@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from imgstore.errors import InvalidError
+from imgstore.structs import prepare
 
 _HEALTH_TIMES = ("Interval", "Timeout", "StartPeriod", "StartInterval")
 _SHORTEST_HEALTH_TIME = 1_000_000
@@ -40,6 +41,9 @@ class _Given(msgspec.Struct, rename="pascal"):
     exposed_ports: dict[str, Any] | None = None
     stop_signal: str = ""
     healthcheck: _Healthcheck | None = None
+
+
+prepare(_Given)
 
 
 def merge_run_config(image: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import msgspec
 
 from imgstore.docker_api.errors import ApiError
 from imgstore.docker_api.image_shapes import Json, Version
+from imgstore.structs import prepare
 
 _Int = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Texts = list[str]
@@ -240,6 +241,8 @@ _ENDPOINT: _Fields = {
 
 _LISTS = frozenset({"CapAdd", "CapDrop", "Cmd", "Entrypoint", "Shell"})
 """Where a lone word stands for a list of it."""
+
+prepare(*(kind for table in (_RUN_CONFIG, _HOST_CONFIG, _ENDPOINT) for kind, _ in table.values()))
 
 _KEYS_THAT_COUNT: Mapping[str, object] = {"ExposedPorts": {}, "PortBindings": [], "Volumes": {}}
 """Maps whose keys mean something also with null, and what that stands for."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from imgstore.answers import HistoryItem, Image
+from imgstore.structs import prepare
 from registry_client.media_types import OCI_MANIFEST
 
 Version = tuple[int, int]
@@ -67,6 +68,9 @@ _BEFORE_1_50: Json = _ALWAYS | {
 
 class _Manifest(msgspec.Struct):
     media_type: str | None = msgspec.field(default=None, name="mediaType")
+
+
+prepare(_Manifest)
 
 
 def summarize(image: Image, version: Version, *, shared_size: int = -1, containers: int = -1, manifests: bool = False) -> Json:

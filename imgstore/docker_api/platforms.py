@@ -11,6 +11,7 @@ import msgspec
 
 from imgstore.answers import Image
 from imgstore.docker_api.errors import ApiError
+from imgstore.structs import prepare
 from registry_client.platform import Platform, choose
 
 _SHOWN_MAX = 200
@@ -21,6 +22,9 @@ class _Given(msgspec.Struct):
     architecture: str | None = None
     variant: str | None = None
     os_version: str | None = msgspec.field(default=None, name="os.version")
+
+
+prepare(_Given)
 
 
 def decode_platform(text: str | None) -> Platform | None:

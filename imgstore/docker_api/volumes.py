@@ -21,6 +21,7 @@ from imgstore.docker_api.images import json_response
 from imgstore.docker_api.requests import filters_of, flag, json_body, version_of
 from imgstore.docker_api.service import Service, service_of
 from imgstore.errors import NotFoundError
+from imgstore.structs import prepare
 from imgstore.volume_filters import LIST_FILTERS, PRUNE_FILTERS
 
 Json = dict[str, Any]
@@ -32,6 +33,9 @@ class _Wanted(msgspec.Struct, rename="pascal"):
     driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None
     cluster_volume_spec: dict[str, Any] | None = None
+
+
+prepare(_Wanted)
 
 
 async def create_volume(request: Request) -> Response:
