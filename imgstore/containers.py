@@ -274,13 +274,3 @@ def parse_created(text: str) -> datetime:
         return datetime.fromisoformat(text[:26]).replace(tzinfo=UTC)
     except ValueError as error:
         raise CorruptError(f"a container's marker: created is {text[:40]!r}") from error
-
-
-def format_created(time_ns: int) -> str:
-    """The form that markers have: RFC 3339, UTC, with nine digits of the second.
-
-    Args:
-        time_ns: since the epoch, in nanoseconds.
-    """
-    seconds, nanoseconds = divmod(time_ns, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"

@@ -21,7 +21,7 @@ from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog, ContainerRow, ImageRow, NameTakenError
 from imgstore.container_names import check_container_name, generate_container_name
 from imgstore.container_volumes import anonymous_volumes, named_volumes, remove_anonymous
-from imgstore.containers import CREATING, Containers, format_created
+from imgstore.containers import CREATING, Containers
 from imgstore.datastores.datastore import Datastore
 from imgstore.disks import Disks
 from imgstore.errors import CorruptError, InvalidError, NotFoundError
@@ -35,6 +35,7 @@ from imgstore.mounts import plan_mounts
 from imgstore.quota import Quota
 from imgstore.run_config import merge_run_config
 from imgstore.structs import prepare
+from imgstore.timestamps import format_timestamp
 from imgstore.vmdk.chain import open_chain
 from imgstore.vmdk.hosted import open_disk
 from imgstore.volumes import Volumes
@@ -251,7 +252,7 @@ class _Plan:
             self.marker,
             id=container_id,
             name=name,
-            created=format_created(time_ns),
+            created=format_timestamp(time_ns),
             mounts=mounts,
             config=config,
         )

@@ -9,10 +9,11 @@ import pytest
 
 from imgstore import layout
 from imgstore.catalog.catalog import ContainerRow
-from imgstore.containers import CREATING, Containers, format_created, parse_created
+from imgstore.containers import CREATING, Containers, parse_created
 from imgstore.errors import CorruptError
 from imgstore.leases import held
 from imgstore.store import ImageStore
+from imgstore.timestamps import format_timestamp
 from tests.command_line import REFERENCE
 
 
@@ -87,7 +88,7 @@ def test_a_file_of_another_container_is_not_taken(store: ImageStore) -> None:
 
 
 def test_times() -> None:
-    shown = format_created(1_700_000_000_123_456_789)
+    shown = format_timestamp(1_700_000_000_123_456_789)
     assert shown == "2023-11-14T22:13:20.123456789Z"
     assert parse_created(shown) == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
     with pytest.raises(CorruptError, match="created is 'yesterday'"):
