@@ -359,10 +359,6 @@ class Catalog:
         """All containers, newest first."""
         return self._containers()
 
-    def containers_of(self, image_id: str) -> list[ContainerRow]:
-        """The containers that were made from an image, newest first."""
-        return self._containers(tables.containers.c.image_id == image_id)
-
     def container_of(self, image_id: str) -> str | None:
         """Id of a container that was made from an image, or None."""
         with self._transaction(reading=True) as connection:

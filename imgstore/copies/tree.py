@@ -14,11 +14,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from imgstore.changes import FileType
 from imgstore.errors import InvalidError, NotFoundError
+from imgstore.ext4.paths import MOST_LINKS
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.ext4.writer import LayerWriter
-
-MOST_LINKS = 40
-"""As many symbolic links on one way as Linux follows (``MAXSYMLINKS`` in linux/namei.h)."""
 
 _LONGEST_PATH = 4095
 
