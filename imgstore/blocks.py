@@ -71,6 +71,53 @@ class WritableBlockDevice(BlockDevice, Protocol):
         ...
 
 
+class GuestDevice(BlockDevice, Protocol):
+    """A device in the hands of a guest, which reads and writes it piece by piece. Calls from several threads are safe.
+
+    As with a disk of iron: what was written is read at once, and survives a crash once a `flush` that began afterwards has returned; of
+    what was not flushed any part may be lost, each sector by itself. Ranges may begin and end at any byte.
+    """
+
+    @property
+    def read_only(self) -> bool:
+        """Whether everything that would change it is a DeniedError."""
+        ...
+
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        """As `read`, of what is in memory already; None where that would have to wait for the storage."""
+        ...
+
+    def write(self, offset: int, data: Bytes) -> None:
+        """Puts ``data`` at ``offset``.
+
+        Raises:
+            ValueError: the range is not inside the device.
+            DeniedError: it is read-only.
+            NoSpaceError: the datastore is full; of the range any part may have the new data.
+        """
+        ...
+
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        """Makes the range read as zeros, and gives its storage back unless ``keep_space``. Raises what `write` raises."""
+        ...
+
+    def trim(self, offset: int, length: int) -> None:
+        """Says that nobody needs the contents of the range any more: what is read there afterwards is open. Raises what `write` raises."""
+        ...
+
+    def flush(self) -> None:
+        """Returns when all that was written before would survive a power cut.
+
+        Raises:
+            UnavailableError: the storage failed; what was written since the last flush may be lost.
+        """
+        ...
+
+    def close(self) -> None:
+        """Flushes, and gives the disk back; allowed more than once."""
+        ...
+
+
 class ReadableFile(Protocol):
     """A file of a datastore, opened for random access. Reads from several threads are safe."""
 

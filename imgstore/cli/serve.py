@@ -26,7 +26,7 @@ from imgstore.errors import InvalidError
 if TYPE_CHECKING:
     import ssl
 
-    from imgstore.docker_api.listeners import Listeners
+    from imgstore.listeners import Listeners
     from imgstore.store import ImageStore
 
 SHUTDOWN_SECONDS = 15
@@ -86,7 +86,7 @@ def serve(
 
     Point them here with DOCKER_HOST, docker -H or a docker context. Ends on SIGTERM, when the requests that run have ended.
     """
-    from imgstore.docker_api.listeners import Access, Listeners, activated_sockets, find_group
+    from imgstore.listeners import Access, Listeners, activated_sockets, find_group
 
     access = Access(
         group=None if group is None else find_group(group),
@@ -190,6 +190,6 @@ def _create_tls(wanted: bool, verify: bool, ca: str | None, certificate: str | N
         raise InvalidError("--tls and --tlsverify: need --tlscert and --tlskey")
     if verify and ca_file is None:
         raise InvalidError("--tlsverify: needs --tlscacert")
-    from imgstore.docker_api.listeners import create_tls
+    from imgstore.listeners import create_tls
 
     return create_tls(certificate_file, key_file, ca_file if verify else None)

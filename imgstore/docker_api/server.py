@@ -6,16 +6,15 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 
 import uvicorn
 
 from imgstore.docker_api.app import create_app
 from imgstore.docker_api.connections import Connection
 from imgstore.docker_api.service import Service
+from imgstore.listeners import Listener
 
 IDLE_SECONDS_MAX = 120
 """How long a connection is kept for the next request."""
@@ -28,20 +27,6 @@ _TICK = 0.05  # seconds between two looks whether all have ended
 _HANDSHAKE_SECONDS_MAX = 10.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A socket that listens.
-
-    Attributes:
-        address: as users write it: ``unix:///run/imgstore.sock``, ``tcp://127.0.0.1:2375``.
-        tls: how its connections are encrypted, or None.
-    """
-
-    socket: socket.socket
-    address: str
-    tls: ssl.SSLContext | None = None
 
 
 class Server(uvicorn.Server):

@@ -19,8 +19,9 @@ from typing import Any
 
 import docker
 
-from imgstore.docker_api.server import Listener, Server
+from imgstore.docker_api.server import Server
 from imgstore.docker_api.service import Service
+from imgstore.listeners import Listener
 from imgstore.store import ImageStore
 from tests import tools
 from tests.command_line import CommandLine

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgstore.docker_api.server import Listener
 from imgstore.errors import DeniedError, ImgstoreError, InUseError, InvalidError
 
 PLAIN_PORT = 2375
@@ -37,6 +36,20 @@ _KINDS: dict[int, type[ImgstoreError]] = {
 
 
 @dataclass(frozen=True)
+class Listener:
+    """A socket that listens.
+
+    Attributes:
+        address: as users write it: ``unix:///run/imgstore.sock``, ``tcp://127.0.0.1:2375``.
+        tls: how its connections are encrypted, or None.
+    """
+
+    socket: socket.socket
+    address: str
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True)
 class Access:
     """How the listeners are protected.
 
@@ -44,11 +57,13 @@ class Access:
         group: id of the group that may use Unix sockets, beside our own user; None for our own group.
         tls: for all TCP listeners; None for plain HTTP.
         allow_anyone: TCP listeners may be reached from other machines although nobody has to prove who he is.
+        port: where a ``tcp://`` address names none; None for Docker's.
     """
 
     group: int | None = None
     tls: ssl.SSLContext | None = None
     allow_anyone: bool = False
+    port: int | None = None
 
     @property
     def demands_certificates(self) -> bool:
@@ -138,7 +153,7 @@ class Listeners:
         self.all.append(Listener(listening, address))
 
     def _open_tcp(self, host: str, text: str, access: Access) -> None:
-        name, port = _parse_address(host, text, TLS_PORT if access.tls else PLAIN_PORT)
+        name, port = _parse_address(host, text, access.port or (TLS_PORT if access.tls else PLAIN_PORT))
         self.names.add(name.lower().removesuffix("."))
         for address in _resolve(host, name):
             _check_reach(host, address, access)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.docker_api.listeners import Access, Listeners, activated_sockets, create_tls, find_group
 from imgstore.errors import ImgstoreError, InUseError, InvalidError
+from imgstore.listeners import Access, Listeners, activated_sockets, create_tls, find_group
 
 
 @pytest.fixture
