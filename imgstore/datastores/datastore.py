@@ -34,6 +34,7 @@ from imgstore.errors import (
     NoSpaceError,
     NotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 
 from fs.base import FS  # isort: skip
@@ -134,6 +135,17 @@ class Staging(abc.ABC):
             NoSpaceError: the datastore is full.
             UnavailableError: the datastore failed to make it durable: what was written cannot be trusted.
         """
+
+    def replace(self) -> None:
+        """As `publish`, but each file takes the place of one that is there under its name, in one step: at any instant it is either.
+
+        Who has the old file open reads on in it. If it fails, what was moved already stays.
+
+        Raises:
+            UnsupportedError: the datastore cannot do that.
+            NoSpaceError, UnavailableError: as `publish`.
+        """
+        raise UnsupportedError("a file of this datastore cannot be replaced in one step")
 
     @abc.abstractmethod
     def discard(self) -> None:
