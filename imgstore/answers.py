@@ -291,6 +291,23 @@ class PullStatus(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class FlattenResult:
+    """What a flattening did.
+
+    Attributes:
+        image: as it is now.
+        before: how many disks its chain had.
+        after: how many it has.
+        written: bytes of the grains that were copied.
+    """
+
+    image: Image
+    before: int
+    after: int
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
 class PullResult:
     """What a pull brought.
 
@@ -387,6 +404,7 @@ class StoreInfo:
         containers: how many there are.
         capacity: bytes of each disk as a guest sees it.
         space, free_space: bytes of the datastore, or None if nobody knows.
+        max_depth: how many disks the chain of an image may have, or None.
         quota: bytes that images, containers and volumes may take together, or None.
         registries: how registries are reached.
     """
@@ -400,5 +418,6 @@ class StoreInfo:
     capacity: int
     space: int | None
     free_space: int | None
+    max_depth: int | None
     quota: int | None
     registries: Options

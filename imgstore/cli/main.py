@@ -26,6 +26,7 @@ COMMANDS: Commands = {
     "rm": ("images", "remove", "Remove images by name or id."),
     "prune": ("images", "prune", "Remove images that have no tag."),
     "disk": ("disks", "disk", "Print the path of an image's top disk."),
+    "flatten": ("disks", "flatten", "Merge the lowest disks of an image into one."),
     "ls": ("files", "list_files", "List a directory of an image, or show one file."),
     "cat": ("files", "cat", "Print the contents of a file of an image."),
     "export": ("files", "export", "Write the file tree of an image as a tar archive."),

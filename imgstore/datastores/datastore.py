@@ -158,6 +158,17 @@ class Staging(abc.ABC):
             UnavailableError: the datastore failed to make it durable: what was written cannot be trusted.
         """
 
+    def replace(self) -> None:
+        """As `publish`, but each file takes the place of one that is there under its name, in one step: at any instant it is either.
+
+        Who has the old file open reads on in it. If it fails, what was moved already stays.
+
+        Raises:
+            UnsupportedError: the datastore cannot do that.
+            NoSpaceError, UnavailableError: as `publish`.
+        """
+        raise UnsupportedError("a file of this datastore cannot be replaced in one step")
+
     @abc.abstractmethod
     def discard(self) -> None:
         """Closes all files and removes the private directory; nothing after ``publish`` or a former ``discard``."""

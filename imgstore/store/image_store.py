@@ -26,6 +26,7 @@ from imgstore.location import CATALOG
 from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
 from imgstore.store.attachments import Attachments
+from imgstore.store.chains import Chains
 from imgstore.store.commits import ContainerCommits
 from imgstore.store.container_files import ContainerFiles
 from imgstore.store.devices import Devices
@@ -36,7 +37,7 @@ _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices):
+class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices, Chains):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.
@@ -200,6 +201,7 @@ class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes,
             capacity=self._disks.capacity,
             space=None if space is None else space.total,
             free_space=None if space is None else space.free,
+            max_depth=self._max_depth,
             quota=self._quota.limit(),
             registries=self._registries,
         )
