@@ -62,6 +62,13 @@ class StoredFile(abc.ABC):
             UnavailableError: the datastore does not answer.
         """
 
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        """Exactly ``length`` bytes at ``offset`` if all of them are in memory, else None: what would wait, and what would fail.
+
+        Not every datastore can tell: one that cannot never has anything ready.
+        """
+        return None
+
     @abc.abstractmethod
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """The (offset, length) runs inside the range that may hold data, ascending; what is between them reads as zeros."""

@@ -28,6 +28,7 @@ class LocalFile(StoredFile):
     def __init__(self, path: str, descriptor: int) -> None:
         self._path = path
         self._open_descriptor = descriptor
+        self._tells_ready = True
 
     @property
     def _descriptor(self) -> int:
@@ -57,6 +58,21 @@ class LocalFile(StoredFile):
                 offset += len(data)
                 length -= len(data)
         return b"".join(parts)
+
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        if not self._tells_ready:
+            return None
+        buffer = bytearray(length)
+        try:
+            done = os.preadv(self._descriptor, (buffer,), offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            # EOPNOTSUPP: tmpfs and most of what comes over a network cannot tell. Any other error comes again to who reads and waits.
+            if error.errno == errno.EOPNOTSUPP:
+                self._tells_ready = False
+            return None
+        return buffer if done == length else None
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)
@@ -107,6 +123,9 @@ class LocalStagedFile(LocalFile, StagedFile):
         with named_errors(self._path, f"read {length} bytes at byte {offset}"):
             self._settle()
         return super().pread(offset, length)
+
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        return None  # what is behind may still be on its way
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         with named_errors(self._path, "look for its holes"):

@@ -167,6 +167,10 @@ class MemoryFile(StoredFile):
             self._handle().seek(offset)
             return self._file.read(length)
 
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        data = self.pread(offset, length)
+        return data if len(data) == length else None
+
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)
         if offset < end:

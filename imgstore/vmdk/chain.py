@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
-from imgstore.blocks import GRAIN, SECTOR, BlockMap, Extent, ExtentKind, ReadableFile
+from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, Extent, ExtentKind, ReadableFile
 from imgstore.errors import CorruptError, ImgstoreError, UnsupportedError
 from imgstore.vmdk.hosted import HostedDisk, open_disk, read_whole
 from imgstore.vmdk.link import Member
@@ -16,6 +16,9 @@ MAX_DEPTH = 1024
 """Disks in a chain: a guard against endless ones. Images have at most some 127 layers."""
 
 AnyDisk = TypeVar("AnyDisk", bound=Member)
+
+
+_ZEROS = memoryview(bytes(GRAIN))
 
 
 class Chain:
@@ -152,6 +155,11 @@ class Chain:
         check_range(offset, length, self._size)
         return read_mapped(self._map, self._files, offset, length)
 
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        """As ``read``, of what is in memory; None where that would have to wait for the storage, or would fail there."""
+        check_range(offset, length, self._size)
+        return read_mapped_ready(self._map, self._files, offset, length)
+
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """The runs that tile the range, ascending: DATA where a disk has the grain, else HOLE."""
         end = self._size if length is None else offset + length
@@ -287,6 +295,30 @@ def read_mapped(block_map: BlockMap, files: Sequence[ReadableFile], offset: int,
             parts.append(bytes(take))
         else:
             parts.append(read_whole(files[run.disk], run.sector * SECTOR + start - run.grain * GRAIN, take))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_mapped_ready(block_map: BlockMap, files: Sequence[ReadableFile], offset: int, length: int) -> Bytes | None:
+    """As `read_mapped`, of what is in memory; None where that would have to wait for the storage."""
+    grain, start = divmod(offset, GRAIN)
+    if start + length <= GRAIN:  # most reads of guests: one lookup
+        found = block_map.find(grain)
+        if found is None:
+            return _ZEROS[:length]
+        disk, sector = found
+        return files[disk].read_ready(sector * SECTOR + start, length)
+    end = offset + length
+    parts: list[Bytes] = []
+    for run in block_map.runs(grain, -(-end // GRAIN) - grain):
+        first = run.grain * GRAIN
+        start = max(offset, first)
+        take = min(end, first + run.length * GRAIN) - start
+        if run.disk is None:
+            parts.append(bytes(take))
+        elif (part := files[run.disk].read_ready(run.sector * SECTOR + start - first, take)) is None:
+            return None
+        else:
+            parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
