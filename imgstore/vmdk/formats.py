@@ -115,8 +115,7 @@ def write_disk(
     a last one that is no disk yet; the files are closed, but not on stable storage: that, and the names, are the caller's.
 
     Args:
-        create: makes an empty file of a name in the directory where the disk will lie. Of ``stream-optimized``, only ``pwrite`` is called
-            of what it gives, always where the last call ended, ``path`` and ``close``.
+        create: makes an empty file of a name in the directory where the disk will lie.
         stem: name of the disk without ``.vmdk``.
         device: all that the disk is to show, its parent included.
         ranges: (offset, length) of what the disk holds itself, ascending, apart from each other; `data_ranges` for one without parent.
@@ -133,17 +132,7 @@ def write_disk(
         NoSpaceError: the datastore is full.
     """
     known = FORMATS[form]
-    _check(form, stem, device.size, parent)
-    descriptor = describe_disk(
-        device.size // SECTOR,
-        cid,
-        None if parent is None else parent.cid,
-        None if parent is None else parent.hint,
-        known.files(stem)[0],
-        create_type=known.create_type,
-        deletable=deletable,
-    )
-    text = descriptor.to_text()  # first of all: a name that cannot be written must not be told after all the work
+    descriptor = _describe(form, stem, device.size, cid, parent, deletable=deletable)
     pieces = read_pieces(device, ranges, known.unit, zeros=parent is not None)
     with contextlib.closing(create(known.files(stem)[0])) as file:
         match form:
@@ -154,13 +143,40 @@ def write_disk(
             case DiskFormat.VMFS_SPARSE:
                 write_cowd(file, device.size, pieces)
             case DiskFormat.STREAM_OPTIMIZED:
-                write_stream_optimized(file, descriptor, pieces)
+                write_stream_optimized(_appending(file), descriptor, pieces)
             case DiskFormat.SESPARSE:
                 raise AssertionError("is not written")
     if known.extent is not None:
         with contextlib.closing(create(stem + SUFFIX)) as file:
-            file.pwrite(0, text)
+            file.pwrite(0, descriptor.to_text())
     return known.files(stem)
+
+
+def stream_disk(
+    form: DiskFormat,
+    append: Callable[[bytes], object],
+    stem: str,
+    device: BlockDevice,
+    ranges: Iterable[tuple[int, int]],
+    *,
+    cid: int,
+    parent: ParentDisk | None = None,
+    deletable: bool = True,
+) -> None:
+    """Writes a disk as `write_disk` does, from its first byte to its last, into a pipe for example.
+
+    Args:
+        append: writes all that it is given behind what it was given before.
+
+    Raises:
+        UnsupportedError: disks of this form cannot be written so.
+    """
+    known = FORMATS[form]
+    if not known.streams:
+        streaming = ", ".join(name for name in DiskFormat if FORMATS[name].streams)
+        raise UnsupportedError(f"{stem}: a disk of the form {form} cannot be written to a pipe, only {streaming}")
+    descriptor = _describe(form, stem, device.size, cid, parent, deletable=deletable)
+    write_stream_optimized(append, descriptor, read_pieces(device, ranges, known.unit, zeros=parent is not None))
 
 
 def data_ranges(device: BlockDevice) -> Iterator[tuple[int, int]]:
@@ -204,6 +220,35 @@ def _without_zeros(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         position = end
     if first is not None:
         yield offset + first, data[first:] if first else data
+
+
+def _appending(file: WritableFile) -> Callable[[bytes], None]:
+    """A function that writes to an empty file, each time where the last one ended."""
+    end = 0
+
+    def append(data: bytes) -> None:
+        nonlocal end
+        file.pwrite(end, data)
+        end += len(data)
+
+    return append
+
+
+def _describe(form: DiskFormat, stem: str, capacity: int, cid: int, parent: ParentDisk | None, *, deletable: bool) -> Descriptor:
+    """The descriptor of a disk; raises what `write_disk` does of what makes no sense, before anything is made."""
+    _check(form, stem, capacity, parent)
+    known = FORMATS[form]
+    descriptor = describe_disk(
+        capacity // SECTOR,
+        cid,
+        None if parent is None else parent.cid,
+        None if parent is None else parent.hint,
+        known.files(stem)[0],
+        create_type=known.create_type,
+        deletable=deletable,
+    )
+    descriptor.to_text()
+    return descriptor
 
 
 def _check(form: DiskFormat, stem: str, capacity: int, parent: ParentDisk | None) -> None:

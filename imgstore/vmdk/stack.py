@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from array import array
 from bisect import bisect_right
@@ -259,6 +260,12 @@ def open_disks(open_file: Callable[[str], ReadableFile], path: str) -> OpenDisks
         for link in links:
             link.close()
         raise
+
+
+def parent_cid(open_file: Callable[[str], ReadableFile], path: str) -> int | None:
+    """The content id that the VMDK at ``path`` names as its parent's, or None. Raises what `open_link` raises."""
+    with contextlib.closing(open_link(open_file, path)) as link:
+        return link.parent_cid
 
 
 def open_link(open_file: Callable[[str], ReadableFile], path: str) -> Link:

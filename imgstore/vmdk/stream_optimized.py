@@ -23,11 +23,11 @@ import os
 import threading
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
 
-from imgstore.blocks import GRAIN, SECTOR, Bytes, ReadableFile, WritableFile
+from imgstore.blocks import GRAIN, SECTOR, Bytes, ReadableFile
 from imgstore.errors import CorruptError, InvalidError, NoSpaceError, UnsupportedError
 from imgstore.ondisk import Record, u32, u64
 from imgstore.vmdk.descriptor import Descriptor
@@ -170,14 +170,16 @@ def _read_footer(file: ReadableFile, header: HostedHeader) -> HostedHeader:
     return footer
 
 
-def write_stream_optimized(file: WritableFile, descriptor: Descriptor, pieces: Iterable[tuple[int, Bytes]]) -> None:
-    """Writes a disk to an empty file, each byte once and in order; several threads deflate.
+def write_stream_optimized(
+    append: Callable[[bytes], object], descriptor: Descriptor, pieces: Iterable[tuple[int, Bytes]]
+) -> None:
+    """Writes a disk, from its first byte to its last; several threads deflate.
 
     Holds at most some MiB. A crash leaves a file without its end, which no reader takes for a disk. On one machine the same pieces give
     the same bytes.
 
     Args:
-        file: not closed, and not put on stable storage. Only ``pwrite`` is called, each time where the last one ended.
+        append: writes all that it is given behind what it was given before.
         descriptor: of the disk; its capacity is a multiple of 64 KiB.
         pieces: offset and bytes, of whole grains of 64 KiB, ascending.
 
@@ -185,8 +187,8 @@ def write_stream_optimized(file: WritableFile, descriptor: Descriptor, pieces: I
         InvalidError: there can be no such disk.
         NoSpaceError: the datastore is full, or the file would grow beyond 2 TiB.
     """
-    check_stream_capacity(descriptor.capacity * SECTOR, file.path)
-    writer = _Writer(file, descriptor)
+    check_stream_capacity(descriptor.capacity * SECTOR, descriptor.extent_name)
+    writer = _Writer(append, descriptor)
     waiting: collections.deque[tuple[int, Future[list[bytes]]]] = collections.deque()
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="imgstore-deflate") as pool:
         for offset, data in pieces:
@@ -221,8 +223,9 @@ def _deflate(sector: int, data: Bytes) -> list[bytes]:
 class _Writer:
     """The file, from its first byte to its last."""
 
-    def __init__(self, file: WritableFile, descriptor: Descriptor) -> None:
-        self._file = file
+    def __init__(self, append: Callable[[bytes], object], descriptor: Descriptor) -> None:
+        self._append = append
+        self._name = descriptor.extent_name
         self._sector = 0
         self._directory = array("I", bytes(4 * table_count(descriptor.capacity)))
         self._number = 0
@@ -272,6 +275,6 @@ class _Writer:
 
     def _put(self, data: bytes) -> None:
         if self._sector * SECTOR + len(data) > MAX_SECTORS * SECTOR:
-            raise NoSpaceError(f"{self._file.path}: an extent file holds at most {MAX_SECTORS * SECTOR} bytes")
-        self._file.pwrite(self._sector * SECTOR, data)
+            raise NoSpaceError(f"{self._name}: an extent file holds at most {MAX_SECTORS * SECTOR} bytes")
+        self._append(data)
         self._sector += len(data) // SECTOR
