@@ -30,6 +30,8 @@ COMMANDS: Commands = {
     "ls": ("files", "list_files", "List a directory of an image, or show one file."),
     "cat": ("files", "cat", "Print the contents of a file of an image."),
     "export": ("files", "export", "Write the file tree of an image as a tar archive."),
+    "export-disk": ("conversion", "export_disk", "Write a disk of the store as a VMDK of any form."),
+    "convert": ("conversion", "convert", "Write a VMDK in another form."),
     "save": ("archives", "save", "Save images to a tar archive."),
     "load": ("archives", "load", "Load images from a tar archive."),
     "import": ("archives", "import_tree", "Make an image of one layer from a tar archive of a file tree."),
