@@ -68,7 +68,7 @@ def seed(
     The first failure ends it; with --keep-going all else is done, and the exit code is 3.
     """
     images = _read_list(file)
-    places = [_place(session, datastore) for datastore in datastores]
+    places = [_target(session, datastore) for datastore in datastores]
     if dry_run:
         _show_plans(session, images, places, platform)
         return
@@ -108,7 +108,7 @@ def copy(session: Session, references: tuple[str, ...], datastore: str, everythi
     """
     if everything == bool(references):
         raise InvalidError("name the images, or give --all", hint="imgstore copy --help")
-    place = _place(session, datastore)
+    place = _target(session, datastore)
     session.kept = _KEPT
     copies: list[CopyResult] = []
     with session.open_store(create=False) as store, progress_shown(session, quiet=quiet) as progress:
@@ -135,7 +135,7 @@ def list_remote(session: Session, datastore: str, no_trunc: bool) -> None:
     """
     from imgstore.store import ImageStore
 
-    remote = ImageStore.list_remote(session.absolute(datastore))
+    remote = ImageStore.list_remote(_place(session, datastore))
     if session.json:
         output.print_json(_describe_remote(remote))
         return
@@ -154,11 +154,15 @@ def list_remote(session: Session, datastore: str, no_trunc: bool) -> None:
         print(f"not whole: {output.printable(sentence)}", file=sys.stderr)
 
 
+def _target(session: Session, datastore: str) -> str:
+    if datastore.startswith("mem://"):
+        raise InvalidError(f"{datastore}: what is copied there is gone when the command ends")
+    return _place(session, datastore)
+
+
 def _place(session: Session, datastore: str) -> str:
     if not datastore:
         raise InvalidError("the name of the datastore is empty")
-    if datastore.startswith("mem://"):
-        raise InvalidError(f"{datastore}: what is copied there is gone when the command ends")
     return session.absolute(datastore)
 
 
