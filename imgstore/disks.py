@@ -243,6 +243,25 @@ class Disks:
             marker = msgspec.structs.replace(marker, disk=disk.publish())
         else:
             disk.publish_recipe()
+        return self._show(marker, admit)
+
+    def stage(self, stem: str) -> Staging:
+        """For the files of a layer, or of the scratch disk, that come as they are from another store; `adopt` makes them visible."""
+        return self._datastore.stage(layout.DISKS, stem)
+
+    def adopt(self, staging: Staging, marker: LayerMarker, *, admit: Callable[[], None] = lambda: None) -> LayerRow:
+        """As `commit`, of a layer whose files another store made, and the caller compared with their checksums."""
+        self.remove(marker.chain_id)
+        staging.publish()
+        return self._show(marker, admit)
+
+    def adopt_scratch(self, staging: Staging) -> None:
+        """Puts a scratch disk in the place of one that is not whole, or of none. The caller holds the lease ``scratch``."""
+        for name in _SCRATCH_FILES:
+            self._remove_file(_path(name))
+        staging.publish()
+
+    def _show(self, marker: LayerMarker, admit: Callable[[], None]) -> LayerRow:
         try:
             admit()
         except BaseException:

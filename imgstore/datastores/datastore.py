@@ -104,6 +104,13 @@ class StagedFile(StoredFile):
     def fsync(self) -> None:
         """Returns when everything written before would survive a power cut."""
 
+    def clone(self, source: StoredFile) -> bool:
+        """Makes this empty file one that shares the storage of ``source``, at no cost; or changes nothing, and returns False.
+
+        The file systems that can do that are few (Btrfs, XFS, bcachefs, NFS 4.2), and both files must lie on the same one.
+        """
+        return False
+
 
 class LiveFile(StagedFile):
     """A file at its final place, which everybody sees while it is written: what is half done after a crash is the writer's to know."""
