@@ -7,7 +7,7 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import pytest
 
 from imgstore import layout, markers
 from imgstore.cli.main import main
+from imgstore.disks import Disks
 from imgstore.errors import CorruptError, InvalidError, NotFoundError
+from imgstore.flattening import Flattening
 from imgstore.quota import QuotaExceededError
 from imgstore.stop import Stop, StoppedError
 from imgstore.store import ImageStore
@@ -286,6 +288,37 @@ def test_who_reads_meanwhile_reads_on(store: ImageStore, six: str) -> None:
         store.flatten(six)
         assert chain.read(0, 4 * MIB) == expected
     assert bytes(opened).startswith(b"5")
+
+
+def overtaken(patch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[[], object]) -> None:
+    """Does something right before the next call of a method, once."""
+    method = getattr(owner, name)
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        patch.undo()
+        act()
+        return method(*arguments, **options)
+
+    patch.setattr(owner, name, called)
+
+
+def test_a_look_at_a_layer_whose_disk_is_replaced_meanwhile(store: ImageStore, six: str) -> None:
+    with ImageStore.open(store.location) as other, pytest.MonkeyPatch.context() as patch:
+        chain_id = store.image(six).layers[-1].chain_id
+        overtaken(patch, Disks, "_has_recipe", lambda: other.flatten(six))
+        found = store._disks.find(chain_id)
+        assert found == marker_of(store, six, -1)
+        assert found is not None and found.disk is not None and found.disk.merged
+
+
+def test_a_merge_of_disks_that_are_merged_meanwhile(store: ImageStore, six: str) -> None:
+    before = tree(store, six)
+    with ImageStore.open(store.location) as other, pytest.MonkeyPatch.context() as patch:
+        overtaken(patch, Flattening, "_grain_sums", lambda: other.flatten(six, 5))
+        assert store.flatten(six, 2).after == 2
+    assert marker_of(store, six, 1).disk.merged and marker_of(store, six, 4).disk.merged  # type: ignore[union-attr]
+    assert tree(store, six) == before
+    assert list(store.check(read_data=True)) == []
 
 
 def test_several_at_once(store: ImageStore, registry: Registry, six: str) -> None:
