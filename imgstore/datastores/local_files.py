@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from imgstore.blocks import Bytes
 from imgstore.datastores import image_locks
 from imgstore.datastores.datastore import LiveFile, StagedFile, StoredFile, in_use, named_errors
-from imgstore.datastores.linux import punch_hole
+from imgstore.datastores.linux import punch_hole, zero_range
 from imgstore.datastores.write_behind import ALIGNMENT, WriteBehind
 from imgstore.errors import NotFoundError
 
@@ -20,6 +20,9 @@ _SEALED_MODE = 0o444
 
 _DIRECT_LENGTH = 1 << 17
 """Shorter writes are metadata, which is read again soon."""
+
+
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 class LocalFile(StoredFile):
@@ -215,6 +218,16 @@ class LocalLiveFile(LocalFile, LiveFile):
 
     def punch(self, offset: int, length: int) -> None:
         punch_hole(self._descriptor, offset, length)
+
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        with named_errors(self._path, f"zero {length} bytes at byte {offset}"):
+            if not zero_range(self._descriptor, offset, length, keep_space=keep_space):
+                for start in range(0, length, len(_ZEROS)):
+                    pwrite_all(self._descriptor, offset + start, _ZEROS[: length - start])
+
+    def fdatasync(self) -> None:
+        with named_errors(self._path, "put it on stable storage"):
+            os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         self._close_directory()

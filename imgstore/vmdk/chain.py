@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, Extent, ExtentKind, ReadableFile
+from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, Extent, ExtentKind, ReadableFile, Run
 from imgstore.errors import CorruptError, ImgstoreError, UnsupportedError
 from imgstore.vmdk.hosted import HostedDisk, open_disk, read_whole
 
@@ -247,10 +247,15 @@ def read_mapped(block_map: BlockMap, files: Sequence[ReadableFile], offset: int,
     """Reads a range through a map, neighbours in one file by one pread."""
     if not length:
         return b""
-    end = offset + length
     first = offset // GRAIN
+    return read_runs(block_map.runs(first, -(-(offset + length) // GRAIN) - first), files, offset, length)
+
+
+def read_runs(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, length: int) -> bytes:
+    """Reads a range that these runs of a map tile."""
+    end = offset + length
     parts: list[bytes] = []
-    for run in block_map.runs(first, -(-end // GRAIN) - first):
+    for run in runs:
         start = max(offset, run.grain * GRAIN)
         take = min(end, (run.grain + run.length) * GRAIN) - start
         if run.disk is None:
@@ -269,9 +274,14 @@ def read_mapped_ready(block_map: BlockMap, files: Sequence[ReadableFile], offset
             return _ZEROS[:length]
         disk, sector = found
         return files[disk].read_ready(sector * SECTOR + start, length)
+    return read_runs_ready(block_map.runs(grain, -(-(offset + length) // GRAIN) - grain), files, offset, length)
+
+
+def read_runs_ready(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, length: int) -> Bytes | None:
+    """As `read_runs`, of what is in memory; None where that would have to wait for the storage."""
     end = offset + length
     parts: list[Bytes] = []
-    for run in block_map.runs(grain, -(-end // GRAIN) - grain):
+    for run in runs:
         first = run.grain * GRAIN
         start = max(offset, first)
         take = min(end, first + run.length * GRAIN) - start
