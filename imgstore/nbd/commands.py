@@ -1,7 +1,7 @@
 """Commands: what each request asks of a device, and the reply to it.
 
-Which requests are refused, with which error and in which order that is looked at, is QEMU's way (``nbd/server.c``), so that its clients
-find here what they know.
+What is refused is what QEMU's server refuses (``nbd/server.c``); the errors are those of the protocol's section "Error values", where QEMU
+says EINVAL to all.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Commands:
         valid = _FLAGS.get(Command(command), CommandFlag.FUA)
         if self.structured and command == Command.READ:
             valid |= CommandFlag.DF
-        if flags & ~valid:
+        if flags & ~int(valid):  # ~ of a Flag has no unknown bits
             return self.error(request, Error.EINVAL, f"flags {flags:#x} do not go with command {command}")
         if command == Command.BLOCK_STATUS and not (self._allocation and length):
             reason = "the length is 0" if self._allocation else "no metadata context was chosen"
@@ -142,7 +142,7 @@ class Commands:
         _, _, cookie, offset, length = request
         if not 0 < length <= READY_SIZE_MAX:
             return 0
-        with contextlib.suppress(ImgstoreError, OSError):
+        with contextlib.suppress(Exception):  # `perform` meets the same error, and tells it
             if self._may_be_sparse(request):
                 return self._read_sparse_now(request, out)
             end = self.header_size + length

@@ -16,7 +16,6 @@ import ssl
 from concurrent.futures import Executor
 
 from imgstore.blocks import Bytes
-from imgstore.errors import ImgstoreError
 from imgstore.nbd.channel import BLOCKED, Channel
 from imgstore.nbd.commands import READY_REPLY_MAX, Commands, Reply
 from imgstore.nbd.protocol import PAYLOAD_MAX, REQUEST, REQUEST_MAGIC, Command, Request
@@ -106,6 +105,8 @@ class Connection:
 
     def _receive(self) -> None:
         """Takes what has arrived; called when there may be something."""
+        if self._is_last:
+            return
         try:
             count = self._payload.receive(self._socket) if self._writing is not None else self._receive_requests()
         except BLOCKED:
@@ -123,6 +124,8 @@ class Connection:
             rest = self._end - self._start
             received[:rest] = received[self._start : self._end]
             self._start, self._end = 0, rest
+        if self._end == len(received):
+            return -1  # requests that wait; to receive into no room would look like the end
         with memoryview(received) as view:
             count = self._socket.recv_into(view[self._end :])
         self._end += count
@@ -171,7 +174,7 @@ class Connection:
                 begin = position + header_size
                 try:
                     ready = read_ready_into(offset, out[begin : begin + length])
-                except (ImgstoreError, OSError):
+                except Exception:
                     ready = False  # a thread meets the same error, and tells it
                 if ready:
                     pack_header(out, position, cookie, offset, length)
