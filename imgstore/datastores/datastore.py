@@ -63,12 +63,12 @@ class StoredFile(abc.ABC):
             UnavailableError: the datastore does not answer.
         """
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        """Exactly ``length`` bytes at ``offset`` if all of them are in memory, else None: what would wait, and what would fail.
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fills ``buffer`` with what is at ``offset`` if all of it is in memory; whether it is filled. Not what would wait, or fail.
 
         Not every datastore can tell: one that cannot never has anything ready.
         """
-        return None
+        return False
 
     @abc.abstractmethod
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
@@ -103,6 +103,13 @@ class StagedFile(StoredFile):
     @abc.abstractmethod
     def fsync(self) -> None:
         """Returns when everything written before would survive a power cut."""
+
+    def clone(self, source: StoredFile) -> bool:
+        """Makes this empty file one that shares the storage of ``source``, at no cost; or changes nothing, and returns False.
+
+        The file systems that can do that are few (Btrfs, XFS, bcachefs, NFS 4.2), and both files must lie on the same one.
+        """
+        return False
 
 
 class LiveFile(StagedFile):
@@ -157,6 +164,17 @@ class Staging(abc.ABC):
             NoSpaceError: the datastore is full.
             UnavailableError: the datastore failed to make it durable: what was written cannot be trusted.
         """
+
+    def replace(self) -> None:
+        """As `publish`, but each file takes the place of one that is there under its name, in one step: at any instant it is either.
+
+        Who has the old file open reads on in it. If it fails, what was moved already stays.
+
+        Raises:
+            UnsupportedError: the datastore cannot do that.
+            NoSpaceError, UnavailableError: as `publish`.
+        """
+        raise UnsupportedError("a file of this datastore cannot be replaced in one step")
 
     @abc.abstractmethod
     def discard(self) -> None:

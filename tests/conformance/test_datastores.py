@@ -14,6 +14,7 @@ import pytest
 from imgstore.datastores import Datastore, LocalDatastore, MemoryDatastore
 from imgstore.datastores.datastore import list_names
 from imgstore.errors import AlreadyExistsError, CorruptError, InUseError, InvalidError, NotFoundError
+from tests.disks import read_ready
 
 from fs.base import FS  # isort: skip
 from fs.test import FSTestCases  # isort: skip
@@ -113,6 +114,19 @@ class TestStaging:
             with pytest.raises(AlreadyExistsError, match="disks/x: exists already"):
                 staging.publish()
         assert datastore.list("disks/x") == []
+
+    def test_files_take_the_place_of_others(self, datastore: Datastore) -> None:
+        publish(datastore, "disks", x=b"old", z=b"stays")
+        with datastore.open("disks/x") as before, datastore.stage("disks", "a") as staging:
+            staging.create("y").pwrite(0, b"first")
+            staging.create("x").pwrite(0, b"new")
+            staging.replace()
+            assert before.pread(0, 9) == b"old"
+        contents = {name: datastore.read_bytes(f"disks/{name}") for name in datastore.list("disks")}
+        assert contents == {"x": b"new", "y": b"first", "z": b"stays"}
+        assert datastore.parts("disks") == []
+        with pytest.raises(ValueError, match="disks/a was published or discarded already"):
+            staging.replace()
 
     def test_a_name_is_made_once(self, datastore: Datastore) -> None:
         with datastore.stage("a", "test") as staging:
@@ -400,8 +414,8 @@ class TestLiveFiles:
         with datastore.create("disks/a") as file:
             file.pwrite(0, b"x" * 9_000)
         with datastore.open("disks/a") as file:
-            assert file.read_ready(4_000, 5_000) in (None, b"x" * 5_000)
-            assert file.read_ready(4_000, 5_001) is None
+            assert read_ready(file, 4_000, 5_000) in (None, b"x" * 5_000)
+            assert read_ready(file, 4_000, 5_001) is None
 
     @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
     def test_who_writes_has_it_alone(self, datastore: Datastore, first: bool, second: bool) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import imgstore
 from imgstore.ext4.reader import FileSystem
+from tests.disks import read_ready
 from tests.servers.images import build_image, make_tar, write_layout
 
 SIZE = 64 << 20
@@ -172,4 +173,4 @@ def test_a_store_in_memory_has_devices_too(source: Path) -> None:
         name = store.devices()[0].name
         with contextlib.closing(store.open_device(name, snapshot=True)) as device:
             device.write(0, b"x")
-            assert device.read_ready(0, 2) == b"x\0"
+            assert read_ready(device, 0, 2) == b"x\0"
