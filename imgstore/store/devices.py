@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+from collections.abc import Iterator
 
-from imgstore import gc
+from imgstore import gc, layout
 from imgstore.answers import DeviceInfo
 from imgstore.blocks import GuestDevice
 from imgstore.containers import marker_of
 from imgstore.device_names import DeviceName, parse_device_name
-from imgstore.errors import UnsupportedError
+from imgstore.errors import InUseError
 from imgstore.images import familiar
 from imgstore.store.core import StoreCore
 from imgstore.vmdk.chain import Chain
+from imgstore.vmdk.private import PrivateOverlay
 from imgstore.vmdk.read_only import ReadOnlyDisk
 
 
@@ -65,12 +66,17 @@ class Devices(StoreCore):
             CorruptError: a disk is damaged, or does not fit its parent.
         """
         wanted = parse_device_name(name)
-        if wanted.snapshot or snapshot or wanted.kind != "image":
-            raise UnsupportedError(f"device {wanted}: only images can be opened")
-        return self._open_image(wanted.reference)
+        wanted = wanted._replace(snapshot=wanted.snapshot or snapshot)
+        match wanted.kind:
+            case "image":
+                return self._open_image(wanted)
+            case "container":
+                return self._open_container(wanted)
+            case "volume":
+                return self._open_volume(wanted)
 
-    def _open_image(self, reference: str) -> GuestDevice:
-        image = self._images.find(reference)
+    def _open_image(self, wanted: DeviceName) -> GuestDevice:
+        image = self._images.find(wanted.reference)
         layers = tuple(layer.chain_id for layer in image.layers)
 
         def open_chain(stack: contextlib.ExitStack) -> Chain:
@@ -78,5 +84,47 @@ class Devices(StoreCore):
             self._images.find(image.id)  # it may have gone before the layers were kept
             return stack.enter_context(self._disks.open_chain(layers))
 
-        chain = self._shared_chains.take(layers, open_chain)
-        return ReadOnlyDisk(chain, functools.partial(self._shared_chains.give_back, layers))
+        with _until_closed() as stack:
+            chain = self._shared_chains.take(layers, open_chain)
+            stack.callback(self._shared_chains.give_back, layers)
+            return self._open_chain(wanted, chain, stack)
+
+    def _open_container(self, wanted: DeviceName) -> GuestDevice:
+        marker = marker_of(self._containers.find(wanted.reference))
+        path = layout.container_disk(marker.id)
+        with _until_closed() as stack, _naming(f"container {marker.name}"):
+            if not (wanted.snapshot or marker.read_only):
+                return self._live_disks.attach(path)
+            return self._open_chain(wanted, stack.enter_context(self._live_disks.read(path)), stack)
+
+    def _open_volume(self, wanted: DeviceName) -> GuestDevice:
+        with _until_closed() as stack, _naming(f"volume {wanted.reference}"):
+            if not wanted.snapshot:
+                return self._volumes.attach(wanted.reference)
+            return self._open_chain(wanted, stack.enter_context(self._volumes.read(wanted.reference)), stack)
+
+    def _open_chain(self, wanted: DeviceName, chain: Chain, stack: contextlib.ExitStack) -> GuestDevice:
+        """The device that shows a chain; closing it closes the stack."""
+        if not wanted.snapshot:
+            return ReadOnlyDisk(chain, stack.close)
+        file = stack.enter_context(self._datastore.create_unnamed(f"private overlay of {wanted._replace(snapshot=False)}"))
+        return PrivateOverlay(chain, file, stack.close)
+
+
+@contextlib.contextmanager
+def _until_closed() -> Iterator[contextlib.ExitStack]:
+    """A stack that is closed after an error; else whoever was given its ``close`` does it."""
+    stack = contextlib.ExitStack()
+    try:
+        yield stack
+    except BaseException:
+        stack.close()
+        raise
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    try:
+        yield
+    except InUseError as error:
+        raise InUseError(f"{what}: {error}", hint=error.hint) from error
