@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from imgstore.blocks import GRAIN
+from imgstore.cli.main import main
 from imgstore.datastores import LocalDatastore
 from imgstore.errors import AlreadyExistsError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.store import ImageStore
@@ -110,14 +111,17 @@ def test_a_stream_goes_into_a_pipe(cli: CommandLine, disks: Path) -> None:
     vmdk.check(disks / "piped.vmdk")
 
 
-def test_bad_input(cli: CommandLine, disks: Path) -> None:
+def test_bad_input(capfd: pytest.CaptureFixture[str], disks: Path) -> None:
     (disks / "text.vmdk").write_text("hello")
     (disks / "sub").mkdir()
     source, new = disks / "d2.vmdk", disks / "new.vmdk"
     before = names(disks)
 
     def fails(code: int, *words: str | Path, match: str) -> None:
-        assert match in cli.fails(code, "convert", *words)
+        assert main(["convert", *map(str, words)]) == code
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert match in complaint(err.encode())
 
     fails(2, source, new, match="--disk-format")
     fails(2, source, new, "--disk-format", "qcow2", match="'qcow2' is not one of")
@@ -136,8 +140,8 @@ def test_bad_input(cli: CommandLine, disks: Path) -> None:
     fails(11, source, new, "--disk-format", "vmfs", "--child-of", disks / "d1.vmdk", match="have no parents")
     fails(4, source, new, "--disk-format", "hosted", "--child-of", disks / "none.vmdk", match="none.vmdk: cannot open it")
     assert names(disks) == before
-    error = cli.run("convert", disks / "text.vmdk", new, "--disk-format", "flat", "--format", "json").stderr
-    assert json.loads(error)["error"]["code"] == "corrupt"
+    assert main(["convert", str(disks / "text.vmdk"), str(new), "--disk-format", "flat", "--format", "json"]) == 7
+    assert json.loads(capfd.readouterr().err)["error"]["code"] == "corrupt"
 
 
 def test_a_terminal_is_not_filled_with_a_disk(cli: CommandLine, disks: Path) -> None:
@@ -217,6 +221,19 @@ def test_an_interruption_leaves_nothing(cli: CommandLine, large: Path, number: s
     assert process.returncode == 128 + number
     assert f"no {target / 'new.vmdk'} was made" in complaint(stderr)
     assert names(target) == set()
+
+
+def test_a_kill_leaves_no_disk(cli: CommandLine, large: Path) -> None:
+    target = large.parent / "out"
+    target.mkdir()
+    process = cli.start("convert", large, target / "new.vmdk", "--disk-format", "vmfs")
+    while not any(path.stat().st_blocks > 100 for path in target.iterdir()):
+        assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=60)
+    assert [name for name in names(target) if not (name.startswith(".new") and name.endswith(".part"))] == []
+    cli.text("convert", large, target / "new.vmdk", "--disk-format", "stream-optimized")
+    vmdk.check(target / "new.vmdk")
 
 
 def test_who_stops_reading_a_stream_is_not_complained_to(cli: CommandLine, large: Path) -> None:
