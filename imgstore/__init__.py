@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         VolumeUsage,
     )
     from imgstore.attach.attachment import AttachedDisk
+    from imgstore.attach.machine import PluggedDisk, UnpluggedDisk
+    from imgstore.attach.qemu import DeviceModel
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -69,6 +71,7 @@ __all__ = [
     "CorruptError",
     "DeniedError",
     "DeviceInfo",
+    "DeviceModel",
     "FileStatus",
     "FileType",
     "Finding",
@@ -85,6 +88,7 @@ __all__ = [
     "NoSpaceError",
     "NotFoundError",
     "PartialError",
+    "PluggedDisk",
     "ProgressEvent",
     "ProgressSink",
     "PruneReport",
@@ -99,6 +103,7 @@ __all__ = [
     "Stop",
     "StoreInfo",
     "UnavailableError",
+    "UnpluggedDisk",
     "UnsupportedError",
     "Usage",
     "Volume",
@@ -128,6 +133,9 @@ _ELSEWHERE = {
     "PullStatus": "answers",
     "PushResult": "answers",
     "AttachedDisk": "attach.attachment",
+    "PluggedDisk": "attach.machine",
+    "UnpluggedDisk": "attach.machine",
+    "DeviceModel": "attach.qemu",
     "QuotaReport": "quota",
     "RebuildReport": "rebuild",
     "RemoteImage": "answers",
