@@ -245,6 +245,23 @@ class HistoryItem:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A disk that can be had as a device.
+
+    Attributes:
+        name: ``image/REFERENCE``, ``container/NAME`` or ``volume/NAME``: what ``ImageStore.open_device`` takes.
+        size: bytes.
+        read_only: nobody can write it, but for a private overlay.
+        description: what it is, for people.
+    """
+
+    name: str
+    size: int
+    read_only: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class PruneReport:
     """What a prune removed.
 
@@ -272,6 +289,23 @@ class PullStatus(enum.Enum):
 
     DOWNLOADED = "Downloaded newer image"
     UP_TO_DATE = "Image is up to date"
+
+
+@dataclass(frozen=True, slots=True)
+class FlattenResult:
+    """What a flattening did.
+
+    Attributes:
+        image: as it is now.
+        before: how many disks its chain had.
+        after: how many it has.
+        written: bytes of the grains that were copied.
+    """
+
+    image: Image
+    before: int
+    after: int
+    written: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,6 +502,7 @@ class StoreInfo:
         containers: how many there are.
         capacity: bytes of each disk as a guest sees it.
         space, free_space: bytes of the datastore, or None if nobody knows.
+        max_depth: how many disks the chain of an image may have, or None.
         quota: bytes that images, containers and volumes may take together, or None.
         registries: how registries are reached.
     """
@@ -481,5 +516,6 @@ class StoreInfo:
     capacity: int
     space: int | None
     free_space: int | None
+    max_depth: int | None
     quota: int | None
     registries: Options
