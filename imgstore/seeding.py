@@ -25,8 +25,9 @@ from imgstore.answers import CopyResult
 from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, Staging, StoredFile
-from imgstore.disks import Disks, layer_lease, layer_row
+from imgstore.disks import SUMS_LIMIT, Disks, layer_lease, layer_row
 from imgstore.errors import CorruptError, InvalidError
+from imgstore.flattening import Flattening
 from imgstore.images import Images, familiar
 from imgstore.intake import NAMES
 from imgstore.leases import Lease, Leases, held, wait_for
@@ -40,9 +41,6 @@ from imgstore.vmdk.grains import numbers_from_bytes
 _PIECE = 1 << 20
 """Bytes that are read, compared and written at once: as much as goes past the page cache in one write."""
 
-_SUMS_LIMIT = 1 << 30
-"""Bytes of checksums of one disk; the largest disk has an eighth of it."""
-
 _KEEP_GIL = 0
 """The sum of a grain takes 5 µs; to let other threads have the interpreter for that, and to get it back, takes longer."""
 
@@ -53,6 +51,7 @@ class Side:
 
     Attributes:
         location: what errors and progress call the store.
+        max_depth: how many disks the chain of an image may have there; None: any number.
         tidy: removes what interrupted work left there.
     """
 
@@ -63,6 +62,8 @@ class Side:
     disks: Disks
     images: Images
     quota: Quota
+    flattening: Flattening
+    max_depth: int | None
     tidy: Callable[[], None]
 
 
@@ -89,20 +90,21 @@ def copy_image(
 
     Raises:
         InvalidError: the disks of the two have different sizes, or a layer that is on both has not the same bytes.
-        CorruptError: a file is not what its marker says. Nothing of that layer is on the target.
-        NotFoundError: a layer of the image is not in the source.
+        CorruptError: a layer of the source is not whole, or a file not what its marker says. Nothing of that layer is on the target.
         QuotaExceededError, NoSpaceError: it does not fit the target.
         StoppedError: ``stop`` was set.
     """
     check_same_size(source.disks, target.disks, target.location)
     chain_ids = [layer.chain_id for layer in image.layers]
     with gc.kept(source.leases, dict.fromkeys(chain_ids)), gc.kept(target.leases, dict.fromkeys(chain_ids)):
-        markers = [source.disks.read_marker(chain_id) for chain_id in dict.fromkeys(chain_ids)]
+        markers = [_find(source.disks, chain_id) for chain_id in dict.fromkeys(chain_ids)]
         copy = _ImageCopy(source, target, image, progress, stop)
         try:
             with target.quota.reserved(copy.plan(markers)):
                 copy.bring_layers()
                 stop.check()
+            if target.max_depth is not None:
+                target.flattening.flatten(chain_ids, target.max_depth, progress, stop, slack=True)
             changed = _commit(target, image, markers, names)
         except QuotaExceededError:
             with held(target.leases, NAMES):
@@ -133,6 +135,13 @@ def _commit(target: Side, image: ImageRow, markers: Sequence[LayerMarker], names
             target.catalog.put_layer(layer_row(target.disks.read_marker(marker.chain_id)))
         target.images.commit(image, names)
     return True
+
+
+def _find(disks: Disks, chain_id: str) -> LayerMarker:
+    marker = disks.find(chain_id)
+    if marker is None:
+        raise CorruptError(f"layer {chain_id}: is missing or not whole", hint="a pull of the image makes it again")
+    return marker
 
 
 class _ImageCopy:
@@ -175,7 +184,8 @@ class _ImageCopy:
 
     def _check_same(self, ours: LayerMarker, theirs: LayerMarker) -> None:
         """Disks above a layer refer to the bytes below them: another converter may have put the same files elsewhere."""
-        if _contents(ours) != _contents(theirs):
+        is_merged = any(marker.disk is not None and marker.disk.merged for marker in (ours, theirs))
+        if ours.recipe.digest != theirs.recipe.digest or not (is_merged or _sums_of(ours) == _sums_of(theirs)):
             raise InvalidError(
                 f"layer {ours.chain_id}: is there as another version of imgstore converted it; the layers above do not fit on it",
                 hint="remove the images there that have it, and copy them again",
@@ -206,7 +216,7 @@ class _ImageCopy:
         """Every chain stands on the scratch disk: theirs must be ours."""
         sums_path = f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}"
         self._source.disks.make_scratch()
-        sums = self._source.datastore.read_bytes(sums_path, _SUMS_LIMIT)
+        sums = self._source.datastore.read_bytes(sums_path, SUMS_LIMIT)
         with held(self._target.leases, "scratch"):
             if not self._target.disks.has_scratch():
                 with self._target.disks.stage(layout.SCRATCH) as staging:
@@ -215,7 +225,7 @@ class _ImageCopy:
                         _copy_disk(file, staging, layout.disk_file(layout.SCRATCH), sums, self._stop, lambda done: None)
                     _write(staging, layout.grain_sums_file(layout.SCRATCH), sums)
                     self._target.disks.adopt_scratch(staging)
-            elif self._target.datastore.read_bytes(sums_path, _SUMS_LIMIT) != sums:
+            elif self._target.datastore.read_bytes(sums_path, SUMS_LIMIT) != sums:
                 raise InvalidError(
                     f"{layout.disk_file(layout.SCRATCH)}: was formatted by another version of imgstore; disks from here do not fit on it",
                     hint="remove all images and containers there, and the scratch disk, and copy again",
@@ -223,7 +233,7 @@ class _ImageCopy:
 
     def _bring(self, marker: LayerMarker, committer: ThreadPoolExecutor, before: Future[None] | None) -> Future[None]:
         """Copies the files of a layer; they are committed after ``before``, in the background."""
-        lease = wait_for(self._target.leases, layer_lease(marker.chain_id), waiting=lambda note: self._stop.check())
+        lease = self._wait_for(self._target.leases, marker)
         try:
             if self._target.disks.find(marker.chain_id) is not None:  # somebody pulled or copied it meanwhile
                 lease.release()
@@ -231,7 +241,7 @@ class _ImageCopy:
                 return committer.submit(lambda: None)
             staging = self._target.disks.stage(layout.hex_of(marker.chain_id))
             try:
-                self._copy_files(marker, staging)
+                marker = self._copy_files(marker, staging)
             except BaseException:
                 staging.discard()
                 raise
@@ -256,7 +266,20 @@ class _ImageCopy:
         self.bytes += sum(self._target.datastore.usage(f"{layout.DISKS}/{name}") for name in files_of(marker))
         self._tell(marker, State.COPIED)
 
-    def _copy_files(self, marker: LayerMarker, staging: Staging) -> None:
+    def _wait_for(self, leases: Leases, marker: LayerMarker, *, shared: bool = False) -> Lease:
+        return wait_for(leases, layer_lease(marker.chain_id), shared=shared, waiting=lambda note: self._stop.check())
+
+    def _copy_files(self, marker: LayerMarker, staging: Staging) -> LayerMarker:
+        """Copies the files of a layer as they are now, and returns its marker."""
+        lease = self._wait_for(self._source.leases, marker, shared=True)  # nobody replaces its disk meanwhile
+        try:
+            marker = _find(self._source.disks, marker.chain_id)
+            self._put_files(marker, staging)
+        finally:
+            lease.release()
+        return marker
+
+    def _put_files(self, marker: LayerMarker, staging: Staging) -> None:
         total = marker.recipe.size if marker.disk is None else marker.disk.grains * GRAIN + marker.recipe.size
 
         def tell(done: int) -> None:
@@ -276,7 +299,7 @@ class _ImageCopy:
 
     def _read_sums(self, record: DiskRecord) -> bytes:
         path = f"{layout.DISKS}/{record.grain_sums}"
-        sums = self._source.datastore.read_bytes(path, _SUMS_LIMIT)
+        sums = self._source.datastore.read_bytes(path, SUMS_LIMIT)
         if (digest := f"sha256:{hashlib.sha256(sums).hexdigest()}") != record.grain_sums_digest:
             raise CorruptError(f"{path}: its digest is {digest}, its marker says {record.grain_sums_digest}")
         if len(sums) != 4 * record.grains:
@@ -297,9 +320,8 @@ def files_of(marker: LayerMarker) -> list[str]:
     return [marker.disk.file, marker.recipe.file, marker.disk.grain_sums]
 
 
-def _contents(marker: LayerMarker) -> tuple[str | None, str]:
-    """What a layer's disk holds, by its digest, and where: the recipe says."""
-    return None if marker.disk is None else marker.disk.grain_sums_digest, marker.recipe.digest
+def _sums_of(marker: LayerMarker) -> str | None:
+    return None if marker.disk is None else marker.disk.grain_sums_digest
 
 
 def _copy_disk(file: StoredFile, staging: Staging, name: str, sums: bytes, stop: Stop, tell: Callable[[int], None]) -> None:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "standard input"
 _KEPT = "images and layers that were complete are kept, and will be neither pulled nor copied again"
 
+depth_option = click.option(
+    "--max-depth",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Merge disks there so that no image has more than N; for a store that is made, and fixed with it.",
+)
+
 
 @click.command()
 @click.option("-f", "--file", "file", metavar="FILE|-", required=True, help="The list of images, in YAML; - is standard input.")
@@ -42,6 +49,7 @@ _KEPT = "images and layers that were complete are kept, and will be neither pull
     metavar="OS/ARCH[/VARIANT]",
     help="For the images that ask for none in the list; else Linux on this machine's CPU.",
 )
+@depth_option
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Copy to so many datastores at once; else 3.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be pulled and copied.")
 @click.option("--keep-going", is_flag=True, help="Let the failure of one image or datastore not stop the others.")
@@ -55,6 +63,7 @@ def seed(
     file: str,
     datastores: tuple[str, ...],
     platform: str | None,
+    max_depth: int | None,
     jobs: int | None,
     dry_run: bool,
     keep_going: bool,
@@ -77,7 +86,13 @@ def seed(
 
     with session.open_store(registries=options_of(session)) as store, progress_shown(session, quiet=quiet) as progress:
         report = store.seed(
-            images, places, platform=platform, jobs=jobs or JOBS_DEFAULT, keep_going=keep_going, progress=progress
+            images,
+            places,
+            platform=platform,
+            max_depth=max_depth,
+            jobs=jobs or JOBS_DEFAULT,
+            keep_going=keep_going,
+            progress=progress,
         )
     if session.json:
         output.print_json(_describe_report(report))
@@ -94,11 +109,14 @@ def seed(
 @click.command("copy")
 @click.argument("references", metavar="REF...", nargs=-1)
 @click.option("--to", "datastore", metavar="DIR|URL", required=True, help="The store to copy to; made if there is none.")
+@depth_option
 @click.option("-a", "--all", "everything", is_flag=True, help="Copy all images of the store.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @output.format_option
 @click.pass_obj
-def copy(session: Session, references: tuple[str, ...], datastore: str, everything: bool, quiet: bool) -> None:
+def copy(
+    session: Session, references: tuple[str, ...], datastore: str, max_depth: int | None, everything: bool, quiet: bool
+) -> None:
     """Copy images of the store to a datastore.
 
     Only what is missing there is copied, each disk as it is. A REF that is a name is the name there too; an image that is given by its id
@@ -115,7 +133,7 @@ def copy(session: Session, references: tuple[str, ...], datastore: str, everythi
         wanted = [image.id for image in store.images()] if everything else list(dict.fromkeys(references))
         if len(references) == 1:
             store.image(references[0])  # before a datastore is made for nothing
-        with store.open_target(place) as target:
+        with store.open_target(place, max_depth=max_depth) as target:
             try:
                 do_each(wanted, lambda reference: copies.append(store.copy_image(reference, target, progress=progress)))
             finally:

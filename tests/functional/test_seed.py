@@ -159,6 +159,24 @@ def test_into_memory(seeded: Path) -> None:
         assert list(target.check(read_data=True)) == []
 
 
+def test_merged_disks(seeded: Path, tmp_path: Path) -> None:
+    """They are copied as they are; and a store that wants short chains merges what comes."""
+    shutil.copytree(seeded, tmp_path / "store")
+    with ImageStore.open(str(tmp_path / "store")) as store:
+        store.flatten("three-layers", 2)
+        with store.open_target(str(tmp_path / "there")) as target:
+            store.copy_image("three-layers", target)
+    assert_same(tmp_path / "store", tmp_path / "there")
+    with ImageStore.open(str(seeded)) as store:
+        with store.open_target(str(tmp_path / "short"), max_depth=2) as target:
+            assert store.copy_image("three-layers", target).changed
+            assert len(target.image("three-layers").disks) == 2
+            assert not store.copy_image("three-layers", target).changed
+        with pytest.raises(InvalidError, match="chains of 2 disks, not 3"):
+            store.open_target(str(tmp_path / "short"), max_depth=3)
+    assert_same(tmp_path / "store", tmp_path / "short")
+
+
 def test_disks_of_another_size(seeded: Path, tmp_path: Path) -> None:
     there = CommandLine(tmp_path / "there")
     there.text("init", "--disk-size", "64MiB")
