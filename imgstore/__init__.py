@@ -30,7 +30,11 @@ if TYPE_CHECKING:
         PullStatus,
         PushResult,
         RemoteImage,
+        RemoteStore,
         Removal,
+        SeedFailure,
+        SeedPlan,
+        SeedReport,
         StoreInfo,
         Usage,
         Volume,
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.quota import QuotaReport
     from imgstore.rebuild import RebuildReport
+    from imgstore.seed_files import SeedImage, parse_seed_file
     from imgstore.stop import Stop
     from imgstore.store import ImageStore
 
@@ -66,6 +71,8 @@ __all__ = [
     "AlreadyExistsError",
     "AttachedDisk",
     "Container",
+    "CopyPlan",
+    "CopyResult",
     "CorruptError",
     "DeniedError",
     "DeviceInfo",
@@ -94,7 +101,12 @@ __all__ = [
     "QuotaReport",
     "RebuildReport",
     "RemoteImage",
+    "RemoteStore",
     "Removal",
+    "SeedFailure",
+    "SeedImage",
+    "SeedPlan",
+    "SeedReport",
     "State",
     "Stop",
     "StoreInfo",
@@ -106,6 +118,7 @@ __all__ = [
     "VolumeSnapshot",
     "VolumeStoreInfo",
     "VolumeUsage",
+    "parse_seed_file",
 ]
 
 _ELSEWHERE = {
@@ -141,6 +154,14 @@ _ELSEWHERE = {
     "VolumeSnapshot": "answers",
     "VolumeStoreInfo": "answers",
     "VolumeUsage": "answers",
+    "CopyPlan": "answers",
+    "CopyResult": "answers",
+    "RemoteStore": "answers",
+    "SeedFailure": "answers",
+    "SeedPlan": "answers",
+    "SeedReport": "answers",
+    "SeedImage": "seed_files",
+    "parse_seed_file": "seed_files",
 }
 """Modules of the names that are no error."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,9 @@ def seed(
     The first failure ends it; with --keep-going all else is done, and the exit code is 3.
     """
     images = _read_list(file)
-    places = [_target(session, datastore) for datastore in datastores]
+    places = {_target(session, datastore): datastore for datastore in datastores}
+    if len(places) < len(datastores):
+        raise InvalidError("a datastore is named twice")
     if dry_run:
         _show_plans(session, images, places, platform)
         return
@@ -87,7 +89,7 @@ def seed(
     with session.open_store(registries=options_of(session)) as store, progress_shown(session, quiet=quiet) as progress:
         report = store.seed(
             images,
-            places,
+            list(places),
             platform=platform,
             max_depth=max_depth,
             jobs=jobs or JOBS_DEFAULT,
@@ -97,7 +99,7 @@ def seed(
     if session.json:
         output.print_json(_describe_report(report))
     else:
-        _print_copies(report.copies)
+        _print_copies(report.copies, places)
     if report.failures:
         words = [
             f"{': '.join(filter(None, (failure.reference, failure.location)))}: {failure.error}" for failure in report.failures
@@ -138,7 +140,7 @@ def copy(
                 do_each(wanted, lambda reference: copies.append(store.copy_image(reference, target, progress=progress)))
             finally:
                 if copies or sys.exc_info()[0] is None:
-                    _show_copies(session, copies)
+                    _show_copies(session, copies, {place: datastore})
 
 
 @click.command("ls-remote")
@@ -201,14 +203,14 @@ def _read_list(file: str) -> list[SeedImage]:
     return parse_seed_file(data, file)
 
 
-def _show_plans(session: Session, images: Sequence[SeedImage], places: Sequence[str], platform: str | None) -> None:
+def _show_plans(session: Session, images: Sequence[SeedImage], places: Mapping[str, str], platform: str | None) -> None:
     with _store_to_look_at(session) as store:
-        plans = store.plan_seed(images, places, platform=platform)
+        plans = store.plan_seed(images, list(places), platform=platform)
     if session.json:
         output.print_json([_describe_plan(plan) for plan in plans])
     else:
         rows = [
-            [plan.reference, _to_pull(plan), copy.location, str(copy.layers), str(copy.present_layers)]
+            [plan.reference, _to_pull(plan), places[copy.location], str(copy.layers), str(copy.present_layers)]
             for plan in plans
             for copy in plan.copies
             if not copy.problem
@@ -235,17 +237,18 @@ def _store_to_look_at(session: Session) -> ImageStore:
     return session.open_store(create=False, registries=options)
 
 
-def _show_copies(session: Session, copies: Sequence[CopyResult]) -> None:
+def _show_copies(session: Session, copies: Sequence[CopyResult], places: Mapping[str, str]) -> None:
     if session.json:
         output.print_json([_describe_copy(copy) for copy in copies])
     else:
-        _print_copies(copies)
+        _print_copies(copies, places)
 
 
-def _print_copies(copies: Sequence[CopyResult]) -> None:
+def _print_copies(copies: Sequence[CopyResult], places: Mapping[str, str]) -> None:
+    """A table. ``places`` has, for each location, what the user called it."""
     rows = [
         [
-            copy.location,
+            places.get(copy.location, copy.location),
             next((name for name in copy.references if "@" not in name), next(iter(copy.references), NONE)),
             short_id(copy.image_id),
             str(copy.copied_layers),
