@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,9 @@ class MemoryDatastore(Datastore):
             file = MemoryLiveFile(path, self.fs.openbin(path, "r+"), lambda: users.remove(writable))
             users.append(writable)
             return file
+
+    def create_unnamed(self, label: str) -> MemoryLiveFile:
+        return MemoryLiveFile(label, io.BytesIO(), None)
 
     def sync(self) -> None:
         """Nothing to do."""
@@ -134,14 +138,14 @@ class MemoryDatastore(Datastore):
     def close(self) -> None:
         self.fs.close()
 
-    def publish(self, part: str, directory: str, filenames: Sequence[str]) -> None:
-        """Moves the files of the directory ``part`` into ``directory``; what ``MemoryStaging.publish`` calls."""
+    def publish(self, part: str, directory: str, filenames: Sequence[str], *, replace: bool) -> None:
+        """Moves the files of the directory ``part`` into ``directory``; what a ``MemoryStaging`` calls."""
         with _named_errors(directory, "publish into it"), self._lock:
             for filename in filenames:
-                if self.fs.exists(path := join_path(directory, filename)):
+                if not replace and self.fs.exists(path := join_path(directory, filename)):
                     raise AlreadyExistsError(f"{path}: exists already")
             for filename in filenames:
-                self.fs.move(f"{part}/{filename}", join_path(directory, filename))
+                self.fs.move(f"{part}/{filename}", join_path(directory, filename), overwrite=replace)
             self.fs.removedir(part)
 
 
@@ -166,6 +170,10 @@ class MemoryFile(StoredFile):
         with self._lock:
             self._handle().seek(offset)
             return self._file.read(length)
+
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        data = self.pread(offset, length)
+        return data if len(data) == length else None
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)
@@ -215,6 +223,12 @@ class MemoryLiveFile(MemoryStagedFile, LiveFile):
     def punch(self, offset: int, length: int) -> None:
         """Nothing to do: holes take memory."""
 
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        self.pwrite(offset, bytes(length))
+
+    def fdatasync(self) -> None:
+        """Nothing to do."""
+
     def close(self) -> None:
         super().close()
         release, self._release = self._release, None
@@ -241,10 +255,10 @@ class MemoryStaging(Staging):
         return file
 
     def publish(self) -> None:
-        if not self._open:
-            raise ValueError(f"{self._label} was published or discarded already")
-        self._datastore.publish(self._part, self._directory, list(self._files))
-        self._open = False
+        self._publish(replace=False)
+
+    def replace(self) -> None:
+        self._publish(replace=True)
 
     def discard(self) -> None:
         if self._open:
@@ -252,6 +266,12 @@ class MemoryStaging(Staging):
             for file in self._files.values():
                 file.close()
             self._datastore.fs.removetree(self._part)
+
+    def _publish(self, *, replace: bool) -> None:
+        if not self._open:
+            raise ValueError(f"{self._label} was published or discarded already")
+        self._datastore.publish(self._part, self._directory, list(self._files), replace=replace)
+        self._open = False
 
 
 @contextlib.contextmanager
