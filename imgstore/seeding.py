@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import msgspec
 from crc32c import crc32c
 
 from imgstore import gc, layout
@@ -26,8 +27,8 @@ from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, Staging, StoredFile
 from imgstore.disks import SUMS_LIMIT, Disks, layer_lease, layer_row
-from imgstore.errors import CorruptError, InvalidError
-from imgstore.flattening import Flattening
+from imgstore.errors import CorruptError, InUseError, InvalidError
+from imgstore.flattening import Flattening, merge_chain
 from imgstore.images import Images, familiar
 from imgstore.intake import NAMES
 from imgstore.leases import Lease, Leases, held, wait_for
@@ -158,7 +159,9 @@ class _ImageCopy:
         self._progress = progress
         self._stop = stop
         self._shorts = {layer.chain_id: layout.hex_of(layer.digest or layer.diff_id)[:12] for layer in image.layers}
+        self._chain_ids = list(dict.fromkeys(layer.chain_id for layer in image.layers))
         self._missing: list[LayerMarker] = []
+        self._merged_at: str | None = None
         self.copied: list[str] = []
         self.bytes = 0
 
@@ -179,6 +182,10 @@ class _ImageCopy:
                 self._tell(marker, State.EXISTS)
                 if self._missing:
                     self._check_same(marker, found)
+        if self._missing and self._target.max_depth is not None:
+            self._merged_at = _find_merge(
+                [there[marker.chain_id] or marker for marker in markers], self._missing, self._target.max_depth
+            )
         usages = self._source.datastore.usages(layout.DISKS) if self._missing else {}
         return sum(usages.get(name, 0) for marker in self._missing for name in files_of(marker))
 
@@ -274,10 +281,25 @@ class _ImageCopy:
         lease = self._wait_for(self._source.leases, marker, shared=True)  # nobody replaces its disk meanwhile
         try:
             marker = _find(self._source.disks, marker.chain_id)
+            if marker.chain_id == self._merged_at:
+                return self._merge_files(marker, staging)
             self._put_files(marker, staging)
         finally:
             lease.release()
         return marker
+
+    def _merge_files(self, marker: LayerMarker, staging: Staging) -> LayerMarker:
+        """In the place of the disk of a layer, one that shows all below it, too; as a merge there would have made it."""
+        stem = layout.hex_of(marker.chain_id)
+        self._tell(marker, State.COPYING)
+        with self._source.disks.open_chain(self._chain_ids[: self._chain_ids.index(marker.chain_id) + 1]) as chain:
+            sums = [self._source.disks.read_grain_sums(file, merged=not number) for number, file in enumerate(chain.files)]
+            if None in sums:
+                raise InUseError(f"layer {marker.chain_id}: disks below it are being merged", hint="copy it again in a while")
+            record = merge_chain(chain, [each for each in sums if each is not None], staging, stem, interrupt=self._stop.check)
+        with self._open(marker.recipe.file) as file:
+            _copy_recipe(file, staging, marker.recipe)
+        return msgspec.structs.replace(marker, disk=record)
 
     def _put_files(self, marker: LayerMarker, staging: Staging) -> None:
         total = marker.recipe.size if marker.disk is None else marker.disk.grains * GRAIN + marker.recipe.size
@@ -318,6 +340,25 @@ def files_of(marker: LayerMarker) -> list[str]:
     if marker.disk is None:
         return [marker.recipe.file]
     return [marker.disk.file, marker.recipe.file, marker.disk.grain_sums]
+
+
+def _find_merge(markers: Sequence[LayerMarker], missing: Sequence[LayerMarker], max_depth: int) -> str | None:
+    """The layer that is to come with a disk merged of all below, for the chain not to be deeper than that; None if it is not.
+
+    It is one that is missing: disks that are there stay as they are.
+
+    Args:
+        markers: of the image's layers, lowest first: those of the target where it has them.
+    """
+    lacking = {marker.chain_id for marker in missing}
+    chain: list[str | None] = [None]  # the scratch disk
+    for marker in markers:
+        if marker.disk is not None:
+            chain = [] if marker.disk.merged else chain
+            chain.append(marker.chain_id)
+    if len(chain) <= max_depth:
+        return None
+    return next((chain_id for chain_id in chain[-max_depth:] if chain_id in lacking), None)
 
 
 def _sums_of(marker: LayerMarker) -> str | None:

@@ -167,13 +167,20 @@ def test_merged_disks(seeded: Path, tmp_path: Path) -> None:
         with store.open_target(str(tmp_path / "there")) as target:
             store.copy_image("three-layers", target)
     assert_same(tmp_path / "store", tmp_path / "there")
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
     with ImageStore.open(str(seeded)) as store:
         with store.open_target(str(tmp_path / "short"), max_depth=2) as target:
             assert store.copy_image("three-layers", target).changed
             assert len(target.image("three-layers").disks) == 2
             assert not store.copy_image("three-layers", target).changed
+        with store.open_target("mem://", max_depth=1) as target:
+            store.copy_image("three-layers", target)
+            assert list(target.check(read_data=True)) == []
+            assert len(target.image("three-layers").disks) == 1
+            assert b"".join(target.save(["three-layers"])) == b"".join(store.save(["three-layers"]))
         with pytest.raises(InvalidError, match="chains of 2 disks, not 3"):
             store.open_target(str(tmp_path / "short"), max_depth=3)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
     assert_same(tmp_path / "store", tmp_path / "short")
 
 
