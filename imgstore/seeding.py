@@ -13,37 +13,33 @@ compared before the first file is copied.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import msgspec
-from crc32c import crc32c
 
 from imgstore import gc, layout
 from imgstore.answers import CopyResult
-from imgstore.blocks import GRAIN
+from imgstore.blocks import GRAIN, ExtentKind
 from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, Staging, StoredFile
 from imgstore.disks import SUMS_LIMIT, Disks, layer_lease, layer_row
-from imgstore.errors import CorruptError, InUseError, InvalidError
+from imgstore.errors import CorruptError, InUseError, InvalidError, UnsupportedError
 from imgstore.flattening import Flattening, merge_chain
 from imgstore.images import Images, familiar
 from imgstore.intake import NAMES
+from imgstore.layer_copies import copy_disk, copy_recipe, put_file, write_single
 from imgstore.leases import Lease, Leases, held, wait_for
-from imgstore.markers import DiskRecord, LayerMarker, RecipeRecord
+from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.quota import Quota, QuotaExceededError
 from imgstore.stop import Stop
-from imgstore.vmdk.check import check_disk
-from imgstore.vmdk.grains import numbers_from_bytes
-
-_PIECE = 1 << 20
-"""Bytes that are read, compared and written at once: as much as goes past the page cache in one write."""
-
-_KEEP_GIL = 0
-"""The sum of a grain takes 5 µs; to let other threads have the interpreter for that, and to get it back, takes longer."""
+from imgstore.vmdk.chain import Chain
+from imgstore.vmdk.formats import DiskFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +49,7 @@ class Side:
     Attributes:
         location: what errors and progress call the store.
         max_depth: how many disks the chain of an image may have there; None: any number.
+        form: of the disks that are copied there.
         tidy: removes what interrupted work left there.
     """
 
@@ -65,7 +62,30 @@ class Side:
     quota: Quota
     flattening: Flattening
     max_depth: int | None
+    form: DiskFormat
     tidy: Callable[[], None]
+
+
+TARGET_FORMS = (DiskFormat.HOSTED, DiskFormat.STREAM_OPTIMIZED)
+"""Forms that disks can be copied in."""
+
+
+def parse_target_form(text: str) -> DiskFormat:
+    """The form of disks that a word names.
+
+    Raises:
+        InvalidError: none has this name.
+        UnsupportedError: disks are not copied in this form.
+    """
+    try:
+        form = DiskFormat(text)
+    except ValueError:
+        raise InvalidError(f"disk format {text!r}: is none of {', '.join(TARGET_FORMS)}") from None
+    if form not in TARGET_FORMS:
+        raise UnsupportedError(
+            f"disk format {text!r}: images are copied as {' or '.join(TARGET_FORMS)} only", hint="imgstore export-disk"
+        )
+    return form
 
 
 def missing_layers(disks: Disks, chain_ids: Sequence[str]) -> list[str]:
@@ -104,7 +124,7 @@ def copy_image(
             with target.quota.reserved(copy.plan(markers)):
                 copy.bring_layers()
                 stop.check()
-            if target.max_depth is not None:
+            if target.max_depth is not None and target.form is DiskFormat.HOSTED:
                 target.flattening.flatten(chain_ids, target.max_depth, progress, stop, slack=True)
             changed = _commit(target, image, markers, names)
         except QuotaExceededError:
@@ -142,6 +162,10 @@ def _find(disks: Disks, chain_id: str) -> LayerMarker:
     marker = disks.find(chain_id)
     if marker is None:
         raise CorruptError(f"layer {chain_id}: is missing or not whole", hint="a pull of the image makes it again")
+    if marker.covered or _form_of(marker) != DiskFormat.HOSTED:
+        raise UnsupportedError(
+            f"layer {chain_id}: its own disk is not here, only merged ones", hint="copy it from where it was pulled"
+        )
     return marker
 
 
@@ -162,6 +186,8 @@ class _ImageCopy:
         self._chain_ids = list(dict.fromkeys(layer.chain_id for layer in image.layers))
         self._missing: list[LayerMarker] = []
         self._merged_at: str | None = None
+        self._single: str | None = None
+        """The layer that gets one disk of another form, which shows the whole image; layers below go without."""
         self.copied: list[str] = []
         self.bytes = 0
 
@@ -175,22 +201,35 @@ class _ImageCopy:
             InvalidError: what it has does not fit what it lacks.
         """
         there = {marker.chain_id: self._target.disks.find(marker.chain_id) for marker in markers}
-        self._missing = [marker for marker in markers if there[marker.chain_id] is None]
+        if self._target.form is not DiskFormat.HOSTED:
+            self._single = next((marker.chain_id for marker in reversed(markers) if marker.disk is not None), None)
+        self._missing = [marker for marker in markers if self._is_missing(marker, there[marker.chain_id])]
         for marker in markers:
             found = there[marker.chain_id]
-            if found is not None:
+            if found is not None and marker not in self._missing:
                 self._tell(marker, State.EXISTS)
-                if self._missing:
-                    self._check_same(marker, found)
-        if self._missing and self._target.max_depth is not None:
+            if found is not None and self._missing:
+                self._check_same(marker, found)
+        if self._missing and self._target.max_depth is not None and self._single is None:
             self._merged_at = _find_merge(
                 [there[marker.chain_id] or marker for marker in markers], self._missing, self._target.max_depth
             )
         usages = self._source.datastore.usages(layout.DISKS) if self._missing else {}
         return sum(usages.get(name, 0) for marker in self._missing for name in files_of(marker))
 
+    def _is_missing(self, ours: LayerMarker, theirs: LayerMarker | None) -> bool:
+        return theirs is None or (theirs.covered and ours.chain_id == self._single)
+
     def _check_same(self, ours: LayerMarker, theirs: LayerMarker) -> None:
         """Disks above a layer refer to the bytes below them: another converter may have put the same files elsewhere."""
+        form = _form_of(theirs) or self._target.form
+        if form != self._target.form or (theirs.covered and form == DiskFormat.HOSTED):
+            raise InvalidError(
+                f"layer {ours.chain_id}: its disk there has not the form {self._target.form}",
+                hint="all disks of a datastore have one form: use --disk-format, or another directory",
+            )
+        if self._single is not None:
+            return
         is_merged = any(marker.disk is not None and marker.disk.merged for marker in (ours, theirs))
         if ours.recipe.digest != theirs.recipe.digest or not (is_merged or _sums_of(ours) == _sums_of(theirs)):
             raise InvalidError(
@@ -203,7 +242,8 @@ class _ImageCopy:
         if not self._missing:
             return
         self._target.tidy()
-        self._bring_scratch()
+        if self._single is None:
+            self._bring_scratch()
         with ThreadPoolExecutor(1, thread_name_prefix="imgstore-copy-commit") as committer:
             commits: list[Future[None]] = []
             try:
@@ -229,8 +269,8 @@ class _ImageCopy:
                 with self._target.disks.stage(layout.SCRATCH) as staging:
                     path = f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}"
                     with self._source.datastore.open(path) as file:
-                        _copy_disk(file, staging, layout.disk_file(layout.SCRATCH), sums, self._stop, lambda done: None)
-                    _write(staging, layout.grain_sums_file(layout.SCRATCH), sums)
+                        copy_disk(file, staging, layout.disk_file(layout.SCRATCH), sums, self._stop, lambda done: None)
+                    put_file(staging, layout.grain_sums_file(layout.SCRATCH), sums)
                     self._target.disks.adopt_scratch(staging)
             elif self._target.datastore.read_bytes(sums_path, SUMS_LIMIT) != sums:
                 raise InvalidError(
@@ -242,13 +282,14 @@ class _ImageCopy:
         """Copies the files of a layer; they are committed after ``before``, in the background."""
         lease = self._wait_for(self._target.leases, marker)
         try:
-            if self._target.disks.find(marker.chain_id) is not None:  # somebody pulled or copied it meanwhile
+            found = self._target.disks.find(marker.chain_id)
+            if not self._is_missing(marker, found):  # somebody pulled or copied it meanwhile
                 lease.release()
                 self._tell(marker, State.EXISTS)
                 return committer.submit(lambda: None)
             staging = self._target.disks.stage(layout.hex_of(marker.chain_id))
             try:
-                marker = self._copy_files(marker, staging)
+                marker = self._copy_files(marker, staging, uncover=found is not None)
             except BaseException:
                 staging.discard()
                 raise
@@ -256,14 +297,17 @@ class _ImageCopy:
             lease.release()
             raise
         # From here the files are the committer's: what interrupts us must not discard what is being published.
-        return committer.submit(self._commit, before, marker, staging, lease)
+        return committer.submit(self._commit, before, marker, staging, lease, uncover=found is not None)
 
-    def _commit(self, before: Future[None] | None, marker: LayerMarker, staging: Staging, lease: Lease) -> None:
+    def _commit(self, before: Future[None] | None, marker: LayerMarker, staging: Staging, lease: Lease, *, uncover: bool) -> None:
         try:
             with staging:
                 if before is not None:
                     before.result()
-                row = self._target.disks.adopt(staging, marker, admit=self._target.quota.check)
+                if uncover:
+                    row = self._target.disks.uncover(staging, marker)
+                else:
+                    row = self._target.disks.adopt(staging, marker, admit=self._target.quota.check)
             self._target.catalog.put_layer(row)
         except BaseException:
             lease.abandon()  # the layer may be there, and the catalog not know it
@@ -276,48 +320,79 @@ class _ImageCopy:
     def _wait_for(self, leases: Leases, marker: LayerMarker, *, shared: bool = False) -> Lease:
         return wait_for(leases, layer_lease(marker.chain_id), shared=shared, waiting=lambda note: self._stop.check())
 
-    def _copy_files(self, marker: LayerMarker, staging: Staging) -> LayerMarker:
-        """Copies the files of a layer as they are now, and returns its marker."""
+    def _copy_files(self, marker: LayerMarker, staging: Staging, *, uncover: bool) -> LayerMarker:
+        """Copies the files of a layer as they are now, and returns its marker.
+
+        Args:
+            uncover: the target has the recipe, and lacks the disk.
+        """
         lease = self._wait_for(self._source.leases, marker, shared=True)  # nobody replaces its disk meanwhile
         try:
             marker = _find(self._source.disks, marker.chain_id)
+            if not uncover:
+                with self._open(marker.recipe.file) as file:
+                    copy_recipe(file, staging, marker.recipe)
+            if self._single is not None:
+                return self._put_single(marker, staging)
             if marker.chain_id == self._merged_at:
-                return self._merge_files(marker, staging)
-            self._put_files(marker, staging)
+                return self._put_merged(marker, staging)
+            if marker.disk is not None:
+                self._put_disk(marker.disk, staging, marker)
         finally:
             lease.release()
         return marker
 
-    def _merge_files(self, marker: LayerMarker, staging: Staging) -> LayerMarker:
-        """In the place of the disk of a layer, one that shows all below it, too; as a merge there would have made it."""
-        stem = layout.hex_of(marker.chain_id)
-        self._tell(marker, State.COPYING)
-        with self._source.disks.open_chain(self._chain_ids[: self._chain_ids.index(marker.chain_id) + 1]) as chain:
-            sums = [self._source.disks.read_grain_sums(file, merged=not number) for number, file in enumerate(chain.files)]
-            if None in sums:
-                raise InUseError(f"layer {marker.chain_id}: disks below it are being merged", hint="copy it again in a while")
-            record = merge_chain(chain, [each for each in sums if each is not None], staging, stem, interrupt=self._stop.check)
-        with self._open(marker.recipe.file) as file:
-            _copy_recipe(file, staging, marker.recipe)
+    def _put_single(self, marker: LayerMarker, staging: Staging) -> LayerMarker:
+        """One disk of another form for the whole image, beside its top layer; the others are covered by it."""
+        if marker.chain_id != self._single:
+            return msgspec.structs.replace(marker, disk=None, covered=marker.disk is not None)
+        with self._open_chain(marker) as (chain, sums):
+            total = sum(extent.length for extent in chain.extents() if extent.kind is ExtentKind.DATA)
+            record = write_single(
+                chain,
+                sums,
+                staging,
+                layout.hex_of(marker.chain_id),
+                self._target.form,
+                self._stop,
+                lambda done: self._tell(marker, State.COPYING, done, total),
+            )
         return msgspec.structs.replace(marker, disk=record)
 
-    def _put_files(self, marker: LayerMarker, staging: Staging) -> None:
-        total = marker.recipe.size if marker.disk is None else marker.disk.grains * GRAIN + marker.recipe.size
+    def _put_merged(self, marker: LayerMarker, staging: Staging) -> LayerMarker:
+        """In the place of the disk of a layer, one that shows all below it, too; as a merge there would have made it."""
+        self._tell(marker, State.COPYING)
+        with self._open_chain(marker) as (chain, sums):
+            record = merge_chain(chain, sums, staging, layout.hex_of(marker.chain_id), interrupt=self._stop.check)
+        return msgspec.structs.replace(marker, disk=record)
 
-        def tell(done: int) -> None:
-            self._tell(marker, State.COPYING, done, total)
+    @contextlib.contextmanager
+    def _open_chain(self, marker: LayerMarker) -> Iterator[tuple[Chain, list[array[int]]]]:
+        """The chain of the source that has a layer on top, and the checksums of each of its disks."""
+        with self._source.disks.open_chain(self._chain_ids[: self._chain_ids.index(marker.chain_id) + 1]) as chain:
+            sums = []
+            for number, file in enumerate(chain.files):
+                found = self._source.disks.read_grain_sums(file, merged=not number)
+                if found is None:
+                    raise InUseError(f"{file.path}: is being merged with those below it", hint="copy the image again in a while")
+                sums.append(found)
+            yield chain, sums
 
-        tell(0)
-        if marker.disk is not None:
-            sums = self._read_sums(marker.disk)
-            with self._open(marker.disk.file) as file:
-                if file.size != marker.disk.size:
-                    raise CorruptError(f"{file.path}: has {file.size} bytes, its marker says {marker.disk.size}")
-                _copy_disk(file, staging, marker.disk.file, sums, self._stop, tell)
-        with self._open(marker.recipe.file) as file:
-            _copy_recipe(file, staging, marker.recipe)
-        if marker.disk is not None:
-            _write(staging, marker.disk.grain_sums, sums)
+    def _put_disk(self, record: DiskRecord, staging: Staging, marker: LayerMarker) -> None:
+        sums = self._read_sums(record)
+        self._tell(marker, State.COPYING, 0, record.grains * GRAIN)
+        with self._open(record.file) as file:
+            if file.size != record.size:
+                raise CorruptError(f"{file.path}: has {file.size} bytes, its marker says {record.size}")
+            copy_disk(
+                file,
+                staging,
+                record.file,
+                sums,
+                self._stop,
+                lambda done: self._tell(marker, State.COPYING, done, record.grains * GRAIN),
+            )
+        put_file(staging, record.grain_sums, sums)
 
     def _read_sums(self, record: DiskRecord) -> bytes:
         path = f"{layout.DISKS}/{record.grain_sums}"
@@ -339,7 +414,7 @@ def files_of(marker: LayerMarker) -> list[str]:
     """Names in ``disks`` of what a layer has beside its marker."""
     if marker.disk is None:
         return [marker.recipe.file]
-    return [marker.disk.file, marker.recipe.file, marker.disk.grain_sums]
+    return [name for name in (marker.disk.file, marker.recipe.file, marker.disk.grain_sums) if name]
 
 
 def _find_merge(markers: Sequence[LayerMarker], missing: Sequence[LayerMarker], max_depth: int) -> str | None:
@@ -361,68 +436,9 @@ def _find_merge(markers: Sequence[LayerMarker], missing: Sequence[LayerMarker], 
     return next((chain_id for chain_id in chain[-max_depth:] if chain_id in lacking), None)
 
 
+def _form_of(marker: LayerMarker) -> str | None:
+    return None if marker.disk is None else marker.disk.format
+
+
 def _sums_of(marker: LayerMarker) -> str | None:
     return None if marker.disk is None else marker.disk.grain_sums_digest
-
-
-def _copy_disk(file: StoredFile, staging: Staging, name: str, sums: bytes, stop: Stop, tell: Callable[[int], None]) -> None:
-    """A sealed disk, whose grains end the file in the order of their sums.
-
-    Raises:
-        CorruptError: a grain has another sum, or what the file has before its grains makes no sense.
-    """
-    first = file.size - len(sums) // 4 * GRAIN
-    if first < 0:
-        raise CorruptError(f"{file.path}: has {file.size} bytes, too few for {len(sums) // 4} grains")
-    copy = staging.create(name)
-    if not copy.clone(file):
-        copy.truncate(file.size)
-        for start, length in file.data_ranges(0, first):
-            for offset in range(start, start + length, _PIECE):
-                copy.pwrite(offset, _read(file, offset, min(_PIECE, start + length - offset)))
-        wanted = numbers_from_bytes(sums)
-        for offset in range(first, file.size, _PIECE):
-            stop.check()
-            data = _read(file, offset, min(_PIECE, file.size - offset))
-            _compare(file.path, offset, data, wanted[(offset - first) // GRAIN :][: _PIECE // GRAIN])
-            copy.pwrite(offset, data)
-            tell(offset + len(data) - first)
-    for finding in check_disk(copy):
-        place = "" if finding.offset is None else f" at byte {finding.offset}"
-        raise CorruptError(f"{file.path}{place}: {finding.problem}")
-    copy.close()
-
-
-def _compare(path: str, offset: int, data: bytes, sums: Sequence[int]) -> None:
-    view = memoryview(data)
-    for position, wanted in enumerate(sums):
-        found = crc32c(view[position * GRAIN : (position + 1) * GRAIN], gil_release_mode=_KEEP_GIL)
-        if found != wanted:
-            raise CorruptError(f"{path} at byte {offset + position * GRAIN}: grain has CRC-32C {found:08x}, not {wanted:08x}")
-
-
-def _copy_recipe(file: StoredFile, staging: Staging, record: RecipeRecord) -> None:
-    if file.size != record.size:
-        raise CorruptError(f"{file.path}: has {file.size} bytes, its marker says {record.size}")
-    digest = hashlib.sha256()
-    copy = staging.create(record.file)
-    for offset in range(0, file.size, _PIECE):
-        data = _read(file, offset, min(_PIECE, file.size - offset))
-        digest.update(data)
-        copy.pwrite(offset, data)
-    if (found := f"sha256:{digest.hexdigest()}") != record.digest:
-        raise CorruptError(f"{file.path}: its digest is {found}, its marker says {record.digest}")
-    copy.close()
-
-
-def _write(staging: Staging, name: str, data: bytes) -> None:
-    file = staging.create(name)
-    file.pwrite(0, data)
-    file.close()
-
-
-def _read(file: StoredFile, offset: int, length: int) -> bytes:
-    data = file.pread(offset, length)
-    if len(data) != length:
-        raise CorruptError(f"{file.path} at byte {offset}: {length} bytes are needed, the file ends after {len(data)}")
-    return data

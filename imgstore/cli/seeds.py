@@ -33,6 +33,12 @@ depth_option = click.option(
     help="Merge disks there so that no image has more than N; for a store that is made, and fixed with it.",
 )
 
+form_option = click.option(
+    "--disk-format",
+    metavar="FORM",
+    help="hosted, a disk a layer; or stream-optimized, one disk an image, for platforms that import disks.",
+)
+
 
 @click.command()
 @click.option("-f", "--file", "file", metavar="FILE|-", required=True, help="The list of images, in YAML; - is standard input.")
@@ -50,6 +56,7 @@ depth_option = click.option(
     help="For the images that ask for none in the list; else Linux on this machine's CPU.",
 )
 @depth_option
+@form_option
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Copy to so many datastores at once; else 3.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be pulled and copied.")
 @click.option("--keep-going", is_flag=True, help="Let the failure of one image or datastore not stop the others.")
@@ -64,6 +71,7 @@ def seed(
     datastores: tuple[str, ...],
     platform: str | None,
     max_depth: int | None,
+    disk_format: str | None,
     jobs: int | None,
     dry_run: bool,
     keep_going: bool,
@@ -92,6 +100,7 @@ def seed(
             list(places),
             platform=platform,
             max_depth=max_depth,
+            disk_format=disk_format,
             jobs=jobs or JOBS_DEFAULT,
             keep_going=keep_going,
             progress=progress,
@@ -112,12 +121,19 @@ def seed(
 @click.argument("references", metavar="REF...", nargs=-1)
 @click.option("--to", "datastore", metavar="DIR|URL", required=True, help="The store to copy to; made if there is none.")
 @depth_option
+@form_option
 @click.option("-a", "--all", "everything", is_flag=True, help="Copy all images of the store.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @output.format_option
 @click.pass_obj
 def copy(
-    session: Session, references: tuple[str, ...], datastore: str, max_depth: int | None, everything: bool, quiet: bool
+    session: Session,
+    references: tuple[str, ...],
+    datastore: str,
+    max_depth: int | None,
+    disk_format: str | None,
+    everything: bool,
+    quiet: bool,
 ) -> None:
     """Copy images of the store to a datastore.
 
@@ -135,7 +151,7 @@ def copy(
         wanted = [image.id for image in store.images()] if everything else list(dict.fromkeys(references))
         if len(references) == 1:
             store.image(references[0])  # before a datastore is made for nothing
-        with store.open_target(place, max_depth=max_depth) as target:
+        with store.open_target(place, max_depth=max_depth, disk_format=disk_format) as target:
             try:
                 do_each(wanted, lambda reference: copies.append(store.copy_image(reference, target, progress=progress)))
             finally:
