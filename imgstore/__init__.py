@@ -30,7 +30,11 @@ if TYPE_CHECKING:
         PullStatus,
         PushResult,
         RemoteImage,
+        RemoteStore,
         Removal,
+        SeedFailure,
+        SeedPlan,
+        SeedReport,
         StoreInfo,
         Usage,
         Volume,
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.quota import QuotaReport
     from imgstore.rebuild import RebuildReport
+    from imgstore.seed_files import SeedImage, parse_seed_file
     from imgstore.stop import Stop
     from imgstore.store import ImageStore
 
@@ -68,6 +73,8 @@ __all__ = [
     "AlreadyExistsError",
     "AttachedDisk",
     "Container",
+    "CopyPlan",
+    "CopyResult",
     "CorruptError",
     "DeniedError",
     "DeviceInfo",
@@ -98,7 +105,12 @@ __all__ = [
     "QuotaReport",
     "RebuildReport",
     "RemoteImage",
+    "RemoteStore",
     "Removal",
+    "SeedFailure",
+    "SeedImage",
+    "SeedPlan",
+    "SeedReport",
     "State",
     "Stop",
     "StoreInfo",
@@ -111,6 +123,7 @@ __all__ = [
     "VolumeSnapshot",
     "VolumeStoreInfo",
     "VolumeUsage",
+    "parse_seed_file",
 ]
 
 _ELSEWHERE = {
@@ -149,6 +162,14 @@ _ELSEWHERE = {
     "VolumeSnapshot": "answers",
     "VolumeStoreInfo": "answers",
     "VolumeUsage": "answers",
+    "CopyPlan": "answers",
+    "CopyResult": "answers",
+    "RemoteStore": "answers",
+    "SeedFailure": "answers",
+    "SeedPlan": "answers",
+    "SeedReport": "answers",
+    "SeedImage": "seed_files",
+    "parse_seed_file": "seed_files",
 }
 """Modules of the names that are no error."""
 
