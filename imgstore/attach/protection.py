@@ -1,7 +1,7 @@
 """Keeps a vCenter from destroying a virtual machine while it has disks of a store.
 
-To destroy a machine deletes the disks that it has, and with a disk all that it stands on: the disks of an image, and so those of every other
-machine over it (vmware/vic issues 1383 and 2928). vCenter can be told to refuse the method, by name, for one machine; it then refuses
+To destroy a machine deletes the disks that it has, and with a disk all that it stands on: the disks of an image, and so those of every
+other machine over it (vmware/vic issues 1383 and 2928). vCenter can be told to refuse the method, by name, for one machine; it then refuses
 everybody but the session that said so, and its client greys the command out. VIC did the same.
 
 The two methods, ``DisableMethods`` and ``EnableMethods`` of AuthorizationManager, are no part of the documented API and not in pyVmomi; a

@@ -91,7 +91,9 @@ class VmDevices:
 def read_devices(devices: Iterable[vim.vm.device.VirtualDevice]) -> VmDevices:
     """Reads ``config.hardware.device``."""
     devices = list(devices)
-    controllers = {device.key: _controller(device) for device in devices if isinstance(device, vim.vm.device.VirtualSCSIController)}
+    controllers = {
+        device.key: _controller(device) for device in devices if isinstance(device, vim.vm.device.VirtualSCSIController)
+    }
     placed = [device for device in devices if device.controllerKey is not None and device.unitNumber is not None]
     return VmDevices(
         tuple(controllers.values()),

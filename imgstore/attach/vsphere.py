@@ -3,8 +3,7 @@
 Nothing here deletes a file: not detaching, and not a failure. What a machine has already is left as it is, so that everything can be done
 again after a crash or a lost connection.
 
-Source: vSphere Web Services API, ``VirtualMachine.ReconfigVM_Task``; ``lib/portlayer/storage`` and ``pkg/vsphere/disk`` of vmware/vic for the
-modes and the parent backings.
+Source: vSphere Web Services API, ``VirtualMachine.ReconfigVM_Task``; vmware/vic ``lib/portlayer/storage`` and ``pkg/vsphere/disk``.
 """
 
 from __future__ import annotations
@@ -129,7 +128,8 @@ class Machine:
     def _check_mode(self, wanted: WantedDisk, there: VmDisk) -> None:
         if there.mode != wanted.mode:
             raise InUseError(
-                f"VM {self._name}: has {wanted.name} at {there.slot} in mode {there.mode}, not {wanted.mode}", hint="detach it first"
+                f"VM {self._name}: has {wanted.name} at {there.slot} in mode {there.mode}, not {wanted.mode}",
+                hint="detach it first",
             )
 
     def _reconfigure_until_done(self, plan: Callable[[], tuple[list[_Change], str]]) -> None:
@@ -194,7 +194,9 @@ def find_vm(session: VsphereSession, location: VmLocation) -> vim.VirtualMachine
         raise NotFoundError(f"{session.server}: datacenter {above} has no VM {location.path}")
     if len(named) > 1:
         paths = ", ".join(sorted(map(session.datacenter_path, named)))
-        raise InvalidError(f"VM {location.path}: {len(named)} have this name: {paths}", hint="say the folder too: .../vm/FOLDER/NAME")
+        raise InvalidError(
+            f"VM {location.path}: {len(named)} have this name: {paths}", hint="say the folder too: .../vm/FOLDER/NAME"
+        )
     return named[0]
 
 
