@@ -17,6 +17,8 @@ from imgstore.errors import AlreadyExistsError, InUseError, InvalidError, NotFou
 from imgstore.vsphere.locations import VmLocation
 from imgstore.vsphere.session import VsphereSession
 from imgstore.vsphere.soap import vim
+from tests.servers.authority import Authority
+from tests.servers.vcenter import Vcenter
 from tests.servers.vcsim import DATACENTER, DATASTORE, Vcsim, vcsim
 
 VM = "DC0_H0_VM0"
@@ -226,3 +228,40 @@ def test_machines_are_found_by_name_and_by_path(session: VsphereSession) -> None
     session.wait(second.CreateVM_Task(config, vm.resourcePool), "the test")
     with pytest.raises(InvalidError, match="2 have this name: DC0/vm/a folder/DC0_C0_RP0_VM1, DC0/vm/second/DC0_C0_RP0_VM1"):
         find_vm(session, location("DC0_C0_RP0_VM1"))
+
+
+@pytest.fixture(scope="module")
+def vcenter(server: Vcsim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcenter]:
+    with Vcenter(server, Authority(tmp_path_factory.mktemp("vcenter"))) as running:
+        yield running
+
+
+def test_a_machine_with_disks_is_not_destroyed(vcenter: Vcenter, store: Path, machine: Callable[..., Machine]) -> None:
+    with VsphereSession(vcenter.login) as session:
+        it = machine(session)
+        assert it.forbid_destroy() == ""
+        it.attach([IMAGE, VOLUME])
+        vm = find_vm(session, location(VM))
+        with pytest.raises(vim.fault.MethodDisabled, match="The method is disabled by 'imgstore-test'"):
+            vm.Destroy_Task()
+        it.detach([VOLUME])
+        assert it.allow_destroy() == ""
+        assert vcenter.disabled == {(vm._GetMoId(), "Destroy_Task"): {"imgstore-test"}}
+        it.detach([IMAGE])
+        assert it.allow_destroy() == ""
+        assert vcenter.disabled == {(vm._GetMoId(), "Destroy_Task"): set()}
+
+
+def test_who_cannot_protect_says_why(server: Vcsim, vcenter: Vcenter, store: Path, machine: Callable[..., Machine]) -> None:
+    assert "no vmomi type defined for 'DisableMethods'" in machine().forbid_destroy()  # vcsim
+    vcenter.forbids = True
+    with VsphereSession(vcenter.login) as session:
+        assert machine(session).forbid_destroy() == "Permission to perform this operation was denied."
+    vcenter.forbids = False
+
+
+def test_a_host_cannot_protect(tmp_path: Path) -> None:
+    with vcsim(tmp_path / "esx", "-esx") as host, host.session() as session:
+        it = Machine(session, location("ha-host_VM0", "ha-datacenter"), "imgstore-test", lambda path: False)
+        assert it.forbid_destroy() == f"vSphere 127.0.0.1:{host.port} is no vCenter, and hosts cannot forbid it"
+        assert it.allow_destroy() == it.forbid_destroy()
