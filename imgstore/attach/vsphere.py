@@ -158,7 +158,7 @@ class Machine:
             try:
                 self._reconfigure(changes, what)
             except ImgstoreError as error:
-                failure = _with_file(error)
+                failure = _explained(error)
                 passes = isinstance(error.__cause__, (*_PASSING, vim.fault.InvalidDeviceSpec))
                 if not passes or time.monotonic() + pause > deadline:
                     raise failure from error.__cause__
@@ -219,11 +219,13 @@ def _names(wanted: Iterable[WantedDisk]) -> str:
     return ", ".join(disk.name for disk in wanted)
 
 
-def _with_file(error: ImgstoreError) -> ImgstoreError:
-    """The error with the file that its fault is about; as an InUseError where a host says in whatever fault that another has the file."""
+def _explained(error: ImgstoreError) -> ImgstoreError:
+    """The error with the file that its fault is about; an InUseError where a host says, in whatever fault, that another has the file."""
     fault = error.__cause__
     if not isinstance(fault, vmodl.MethodFault):
         return error
+    if isinstance(fault, _PASSING):
+        return InUseError(f"{error}: another task is running on it", hint="try again when it has ended")
     messages = fault.faultMessage or ()
     said = [" ".join((message.message or "").split()) for message in messages]
     details = "; ".join(filter(None, [getattr(fault, "file", ""), *said]))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.attach import vsphere
 from imgstore.attach.scsi import NoFreeUnitError
 from imgstore.attach.vm_devices import DiskMode, WantedDisk
 from imgstore.attach.vsphere import Machine, find_vm
@@ -250,6 +251,25 @@ def test_a_machine_with_disks_is_not_destroyed(vcenter: Vcenter, store: Path, ma
         it.detach([IMAGE])
         assert it.allow_destroy() == ""
         assert vcenter.disabled == {(vm._GetMoId(), "Destroy_Task"): set()}
+
+
+def test_another_task_is_waited_for(
+    vcenter: Vcenter, store: Path, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with VsphereSession(vcenter.login) as session:
+        it = machine(session)
+        vcenter.busy = 2
+        [(_, was_there)] = it.attach([IMAGE])
+        assert not was_there
+        vcenter.busy = 1
+        assert it.detach([IMAGE]) != [None]
+        assert vcenter.busy == 0
+
+        monkeypatch.setattr(vsphere, "PATIENCE", 0.05)
+        vcenter.busy = 1
+        with pytest.raises(InUseError, match=r"^VM DC0_H0_VM0: cannot attach image/app: TaskInProgress: another task is running on it$"):
+            it.attach([IMAGE])
+        assert it.disks() == []
 
 
 def test_who_cannot_protect_says_why(server: Vcsim, vcenter: Vcenter, store: Path, machine: Callable[..., Machine]) -> None:

@@ -1,4 +1,4 @@
-"""What vcsim lacks of a vCenter: methods that are disabled for one object. In front of a vcsim, which does everything else."""
+"""What vcsim lacks of a vCenter: methods that are disabled for one object, and tasks that are in the way. A vcsim does everything else."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Vcenter(Service):
     Attributes:
         disabled: entity and method, to the sources that disabled it.
         forbids: refuses to disable anything, as to a user without the privilege.
+        busy: how many of the next reconfigurations find another task on their machine.
     """
 
     def __init__(self, vcsim: Vcsim, authority: Authority) -> None:
@@ -47,6 +48,7 @@ class Vcenter(Service):
         self.tls_to_vcsim = tls_context(vcsim.login)
         self.disabled: dict[tuple[str, str], set[str]] = {}
         self.forbids = False
+        self.busy = 0
         port = int(self.listen("vcenter", _Handler).rpartition(":")[2])
         self.login: VsphereLogin = replace(vcsim.login, port=port, ca_file=str(authority.ca_file))
 
@@ -62,6 +64,9 @@ class _Handler(Handler):
         destroyed = _DESTROY.search(self.seen.body)
         if destroyed and (sources := self.vcenter.disabled.get((destroyed[1].decode(), "Destroy_Task"))):
             return _fault(f"The method is disabled by '{min(sources)}'", "MethodDisabled")
+        if self.vcenter.busy and b"<ReconfigVM_Task " in self.seen.body:
+            self.vcenter.busy -= 1
+            return _fault("", "TaskInProgress", '<task type="Task">task-1</task>')
         return self._forward()
 
     def _switch(self, call: re.Match[bytes]) -> Answer:
