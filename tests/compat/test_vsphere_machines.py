@@ -267,7 +267,9 @@ def test_another_task_is_waited_for(
 
         monkeypatch.setattr(vsphere, "PATIENCE", 0.05)
         vcenter.busy = 1
-        with pytest.raises(InUseError, match=r"^VM DC0_H0_VM0: cannot attach image/app: TaskInProgress: another task is running on it$"):
+        with pytest.raises(
+            InUseError, match=r"^VM DC0_H0_VM0: cannot attach image/app: TaskInProgress: another task is running on it$"
+        ):
             it.attach([IMAGE])
         assert it.disks() == []
 
