@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from imgstore.answers import (
         Container,
+        DeviceInfo,
         HistoryItem,
         Image,
         ImageUsage,
@@ -67,6 +68,7 @@ __all__ = [
     "Container",
     "CorruptError",
     "DeniedError",
+    "DeviceInfo",
     "FileStatus",
     "FileType",
     "Finding",
@@ -108,6 +110,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Container": "answers",
+    "DeviceInfo": "answers",
     "FileStatus": "ext4.reader",
     "FileType": "changes",
     "Finding": "check",

@@ -244,6 +244,23 @@ class HistoryItem:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A disk that can be had as a device.
+
+    Attributes:
+        name: ``image/REFERENCE``, ``container/NAME`` or ``volume/NAME``: what ``ImageStore.open_device`` takes.
+        size: bytes.
+        read_only: nobody can write it, but for a private overlay.
+        description: what it is, for people.
+    """
+
+    name: str
+    size: int
+    read_only: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class PruneReport:
     """What a prune removed.
 

@@ -109,12 +109,13 @@ class GuestDevice(BlockDevice, Protocol):
         """Returns when all that was written before would survive a power cut.
 
         Raises:
+            NoSpaceError: the datastore is full; nothing is lost, and a later flush may do it.
             UnavailableError: the storage failed; what was written since the last flush may be lost.
         """
         ...
 
     def close(self) -> None:
-        """Flushes, and gives the disk back; allowed more than once."""
+        """Flushes, and gives the disk back, also if that fails; allowed more than once. No other call may be running."""
         ...
 
 
@@ -133,6 +134,10 @@ class ReadableFile(Protocol):
 
     def pread(self, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset``, fewer only where the file ends."""
+        ...
+
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        """Exactly ``length`` bytes at ``offset`` if all of them are in memory, else None: what would wait, and what would fail."""
         ...
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:

@@ -34,6 +34,7 @@ from imgstore.errors import (
     NoSpaceError,
     NotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 
 from fs.base import FS  # isort: skip
@@ -61,6 +62,13 @@ class StoredFile(abc.ABC):
         Raises:
             UnavailableError: the datastore does not answer.
         """
+
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        """Exactly ``length`` bytes at ``offset`` if all of them are in memory, else None: what would wait, and what would fail.
+
+        Not every datastore can tell: one that cannot never has anything ready.
+        """
+        return None
 
     @abc.abstractmethod
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
@@ -102,7 +110,22 @@ class LiveFile(StagedFile):
 
     @abc.abstractmethod
     def punch(self, offset: int, length: int) -> None:
-        """Gives back the storage of bytes that nobody needs any more, where the datastore can; what they read as then is open."""
+        """Gives back the storage of bytes that nobody needs any more, where the datastore can; they read as before then, or as zeros."""
+
+    @abc.abstractmethod
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        """Makes bytes inside the file read as zeros, by the quickest way that the datastore has.
+
+        Args:
+            keep_space: keep their storage; else it is given back where that can be done.
+
+        Raises:
+            NoSpaceError: the datastore is full; any part may be zeros.
+        """
+
+    @abc.abstractmethod
+    def fdatasync(self) -> None:
+        """Returns when the bytes written before would survive a power cut, and be found; times and the file's name may not."""
 
 
 class Staging(abc.ABC):
@@ -185,6 +208,18 @@ class Datastore(abc.ABC):
             InUseError: somebody has it open in a way that forbids this.
             NotFoundError: it is missing, or not a regular file.
         """
+
+    def create_unnamed(self, label: str) -> LiveFile:
+        """A new, empty file that nobody else sees, and that vanishes when it is closed, or with the process.
+
+        Args:
+            label: its ``path``: what errors call it.
+
+        Raises:
+            NoSpaceError: the datastore is full.
+            UnsupportedError: the datastore has no such files.
+        """
+        raise UnsupportedError(f"{label}: the datastore has no files without a name")
 
     @abc.abstractmethod
     def sync(self) -> None:

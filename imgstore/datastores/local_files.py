@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from imgstore.blocks import Bytes
 from imgstore.datastores import image_locks
 from imgstore.datastores.datastore import LiveFile, StagedFile, StoredFile, in_use, named_errors
-from imgstore.datastores.linux import punch_hole
+from imgstore.datastores.linux import punch_hole, zero_range
 from imgstore.datastores.write_behind import ALIGNMENT, WriteBehind
 from imgstore.errors import NotFoundError
 
@@ -22,12 +22,16 @@ _DIRECT_LENGTH = 1 << 17
 """Shorter writes are metadata, which is read again soon."""
 
 
+_ZEROS = memoryview(bytes(1 << 20))
+
+
 class LocalFile(StoredFile):
     """A file opened for reading; takes over the descriptor."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self._path = path
         self._open_descriptor = descriptor
+        self._tells_ready = True
 
     @property
     def _descriptor(self) -> int:
@@ -57,6 +61,21 @@ class LocalFile(StoredFile):
                 offset += len(data)
                 length -= len(data)
         return b"".join(parts)
+
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        if not self._tells_ready:
+            return None
+        buffer = bytearray(length)
+        try:
+            done = os.preadv(self._descriptor, (buffer,), offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            # EOPNOTSUPP: tmpfs and most of what comes over a network cannot tell. Any other error comes again to who reads and waits.
+            if error.errno == errno.EOPNOTSUPP:
+                self._tells_ready = False
+            return None
+        return buffer if done == length else None
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)
@@ -107,6 +126,9 @@ class LocalStagedFile(LocalFile, StagedFile):
         with named_errors(self._path, f"read {length} bytes at byte {offset}"):
             self._settle()
         return super().pread(offset, length)
+
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        return None  # what is behind may still be on its way
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         with named_errors(self._path, "look for its holes"):
@@ -196,6 +218,16 @@ class LocalLiveFile(LocalFile, LiveFile):
 
     def punch(self, offset: int, length: int) -> None:
         punch_hole(self._descriptor, offset, length)
+
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        with named_errors(self._path, f"zero {length} bytes at byte {offset}"):
+            if not zero_range(self._descriptor, offset, length, keep_space=keep_space):
+                for start in range(0, length, len(_ZEROS)):
+                    pwrite_all(self._descriptor, offset + start, _ZEROS[: length - start])
+
+    def fdatasync(self) -> None:
+        with named_errors(self._path, "put it on stable storage"):
+            os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         self._close_directory()

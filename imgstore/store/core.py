@@ -29,6 +29,7 @@ from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.quota import Quota
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.stop import Stop
+from imgstore.store.shared_chains import SharedChains
 from imgstore.vmdk.chain import Chain
 from imgstore.volume_stores import VolumeStores
 from imgstore.volumes import Volumes
@@ -62,6 +63,7 @@ class StoreCore:
         self._volume_stores = VolumeStores(datastore, directory)
         self._volumes = Volumes(self._volume_stores, catalog)
         self._trees = ContainerTrees(self._live_disks, self._volumes, leases)
+        self._shared_chains = SharedChains()
         self._quota = Quota(datastore, leases, self._volumes.used_bytes)
         self._intake = Intake(self._disks, self._images, catalog, leases, self._quota, directory, self._tidy)
         self._registries = registries

@@ -28,6 +28,7 @@ from imgstore.store.archives import Archives
 from imgstore.store.attachments import Attachments
 from imgstore.store.commits import ContainerCommits
 from imgstore.store.container_files import ContainerFiles
+from imgstore.store.devices import Devices
 from imgstore.store.transfers import Transfers, parse_config
 from imgstore.store.volumes import Volumes
 
@@ -35,7 +36,7 @@ _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments):
+class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.

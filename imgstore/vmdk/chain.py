@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from imgstore.blocks import GRAIN, SECTOR, BlockMap, Extent, ExtentKind, ReadableFile
+from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, Extent, ExtentKind, ReadableFile, Run
 from imgstore.errors import CorruptError, ImgstoreError, UnsupportedError
 from imgstore.vmdk.hosted import HostedDisk, open_disk, read_whole
 
 MAX_DEPTH = 1024
 """Disks in a chain: a guard against endless ones. Images have at most some 127 layers."""
+
+
+_ZEROS = memoryview(bytes(GRAIN))
 
 
 class Chain:
@@ -148,6 +151,11 @@ class Chain:
         check_range(offset, length, self._size)
         return read_mapped(self._map, self._files, offset, length)
 
+    def read_ready(self, offset: int, length: int) -> Bytes | None:
+        """As ``read``, of what is in memory; None where that would have to wait for the storage, or would fail there."""
+        check_range(offset, length, self._size)
+        return read_mapped_ready(self._map, self._files, offset, length)
+
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """The runs that tile the range, ascending: DATA where a disk has the grain, else HOLE."""
         end = self._size if length is None else offset + length
@@ -239,16 +247,50 @@ def read_mapped(block_map: BlockMap, files: Sequence[ReadableFile], offset: int,
     """Reads a range through a map, neighbours in one file by one pread."""
     if not length:
         return b""
-    end = offset + length
     first = offset // GRAIN
+    return read_runs(block_map.runs(first, -(-(offset + length) // GRAIN) - first), files, offset, length)
+
+
+def read_runs(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, length: int) -> bytes:
+    """Reads a range that these runs of a map tile."""
+    end = offset + length
     parts: list[bytes] = []
-    for run in block_map.runs(first, -(-end // GRAIN) - first):
+    for run in runs:
         start = max(offset, run.grain * GRAIN)
         take = min(end, (run.grain + run.length) * GRAIN) - start
         if run.disk is None:
             parts.append(bytes(take))
         else:
             parts.append(read_whole(files[run.disk], run.sector * SECTOR + start - run.grain * GRAIN, take))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_mapped_ready(block_map: BlockMap, files: Sequence[ReadableFile], offset: int, length: int) -> Bytes | None:
+    """As `read_mapped`, of what is in memory; None where that would have to wait for the storage."""
+    grain, start = divmod(offset, GRAIN)
+    if start + length <= GRAIN:  # most reads of guests: one lookup
+        found = block_map.find(grain)
+        if found is None:
+            return _ZEROS[:length]
+        disk, sector = found
+        return files[disk].read_ready(sector * SECTOR + start, length)
+    return read_runs_ready(block_map.runs(grain, -(-(offset + length) // GRAIN) - grain), files, offset, length)
+
+
+def read_runs_ready(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, length: int) -> Bytes | None:
+    """As `read_runs`, of what is in memory; None where that would have to wait for the storage."""
+    end = offset + length
+    parts: list[Bytes] = []
+    for run in runs:
+        first = run.grain * GRAIN
+        start = max(offset, first)
+        take = min(end, first + run.length * GRAIN) - start
+        if run.disk is None:
+            parts.append(bytes(take))
+        elif (part := files[run.disk].read_ready(run.sector * SECTOR + start - first, take)) is None:
+            return None
+        else:
+            parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
