@@ -42,7 +42,7 @@ _LOCKED = "msg.fileio.lock"
 _Change: TypeAlias = vim.vm.device.VirtualDeviceSpec
 
 
-class Machine:
+class VsphereMachine:
     """A virtual machine, and the disks of one store on it.
 
     Args:

@@ -13,7 +13,7 @@ import pytest
 from imgstore.attach import vsphere
 from imgstore.attach.scsi import NoFreeUnitError
 from imgstore.attach.vm_devices import DiskMode, WantedDisk
-from imgstore.attach.vsphere import Machine, find_vm
+from imgstore.attach.vsphere import VsphereMachine, find_vm
 from imgstore.errors import AlreadyExistsError, InUseError, InvalidError, NotFoundError
 from imgstore.vsphere.locations import VmLocation
 from imgstore.vsphere.session import VsphereSession
@@ -57,13 +57,13 @@ def store(datastore: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def machine(session: VsphereSession, store: Path) -> Iterator[Callable[..., Machine]]:
+def machine(session: VsphereSession, store: Path) -> Iterator[Callable[..., VsphereMachine]]:
     """A machine as it was before, afterwards."""
     vm = find_vm(session, location(VM))
     before = {device.key for device in vm.config.hardware.device}
 
-    def get(own_session: VsphereSession = session) -> Machine:
-        return Machine(own_session, location(VM), "imgstore-test", lambda path: path.startswith(f"[{DATASTORE}] a store/"))
+    def get(own_session: VsphereSession = session) -> VsphereMachine:
+        return VsphereMachine(own_session, location(VM), "imgstore-test", lambda path: path.startswith(f"[{DATASTORE}] a store/"))
 
     yield get
     added = [device for device in vm.config.hardware.device if device.key not in before]
@@ -101,7 +101,7 @@ def seen(session: VsphereSession) -> dict[str, tuple[int, int, str, str | None]]
     }
 
 
-def test_disks_come_and_go(server: Vcsim, session: VsphereSession, store: Path, machine: Callable[..., Machine]) -> None:
+def test_disks_come_and_go(server: Vcsim, session: VsphereSession, store: Path, machine: Callable[..., VsphereMachine]) -> None:
     with server.session() as other:
         own = seen(other)
         wanted = [IMAGE, CONTAINER, VOLUME]
@@ -128,7 +128,7 @@ def test_disks_come_and_go(server: Vcsim, session: VsphereSession, store: Path, 
     assert kept == ["data.vmdk", "other.vmdk", "top.vmdk", "web.vmdk"]
 
 
-def test_a_disk_that_is_there_is_not_made_again(store: Path, machine: Callable[..., Machine]) -> None:
+def test_a_disk_that_is_there_is_not_made_again(store: Path, machine: Callable[..., VsphereMachine]) -> None:
     put_disk(store / "containers/web/web.vmdk")
     with pytest.raises(AlreadyExistsError, match=r"VM DC0_H0_VM0: cannot attach container/web: .*web-flat\.vmdk"):
         machine().attach([CONTAINER])
@@ -136,7 +136,7 @@ def test_a_disk_that_is_there_is_not_made_again(store: Path, machine: Callable[.
     assert disk.path == CONTAINER.path
 
 
-def test_more_disks_than_a_controller_takes(session: VsphereSession, store: Path, machine: Callable[..., Machine]) -> None:
+def test_more_disks_than_a_controller_takes(session: VsphereSession, store: Path, machine: Callable[..., VsphereMachine]) -> None:
     disks = []
     for number in range(60):
         put_disk(store / f"volumes/v{number}/v{number}.vmdk")
@@ -152,7 +152,7 @@ def test_more_disks_than_a_controller_takes(session: VsphereSession, store: Path
     assert {bus for bus, *_ in seen(session).values()} == {0, 1, 2, 3}
 
 
-def test_a_missing_file_attaches_none(session: VsphereSession, machine: Callable[..., Machine]) -> None:
+def test_a_missing_file_attaches_none(session: VsphereSession, machine: Callable[..., VsphereMachine]) -> None:
     before = seen(session)
     missing = WantedDisk("volume/none", f"[{DATASTORE}] a store/volumes/none/none.vmdk", DiskMode.INDEPENDENT_PERSISTENT)
     with pytest.raises(NotFoundError, match=r"^VM DC0_H0_VM0: cannot attach volume/none: .*volumes/none/none"):
@@ -160,13 +160,13 @@ def test_a_missing_file_attaches_none(session: VsphereSession, machine: Callable
     assert seen(session) == before
 
 
-def test_another_mode_is_not_changed_under_a_guest(machine: Callable[..., Machine]) -> None:
+def test_another_mode_is_not_changed_under_a_guest(machine: Callable[..., VsphereMachine]) -> None:
     machine().attach([VOLUME])
     with pytest.raises(InUseError, match=r"has volume/data at 0:1 in mode independent_persistent, not independent_nonpersistent"):
         machine().attach([WantedDisk(VOLUME.name, VOLUME.path, DiskMode.INDEPENDENT_NONPERSISTENT)])
 
 
-def test_a_snapshot_of_the_machine_hides_no_container(session: VsphereSession, machine: Callable[..., Machine]) -> None:
+def test_a_snapshot_of_the_machine_hides_no_container(session: VsphereSession, machine: Callable[..., VsphereMachine]) -> None:
     """After it the machine writes another file, and ours is the parent of that."""
     [(disk, _)] = machine().attach([CONTAINER])
     vm = find_vm(session, location(VM))
@@ -180,7 +180,7 @@ def test_a_snapshot_of_the_machine_hides_no_container(session: VsphereSession, m
     assert now.path.endswith("web-000001.vmdk")
 
 
-def test_many_attach_to_one_machine(server: Vcsim, store: Path, machine: Callable[..., Machine]) -> None:
+def test_many_attach_to_one_machine(server: Vcsim, store: Path, machine: Callable[..., VsphereMachine]) -> None:
     failures: list[BaseException] = []
 
     def attach(number: int) -> None:
@@ -203,7 +203,7 @@ def test_many_attach_to_one_machine(server: Vcsim, store: Path, machine: Callabl
     assert units == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_lost_session_is_taken_up_again(server: Vcsim, machine: Callable[..., Machine]) -> None:
+def test_a_lost_session_is_taken_up_again(server: Vcsim, machine: Callable[..., VsphereMachine]) -> None:
     it = machine()
     it.attach([IMAGE])
     assert server.end_sessions() >= 1
@@ -237,7 +237,7 @@ def vcenter(server: Vcsim, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def test_a_machine_with_disks_is_not_destroyed(vcenter: Vcenter, store: Path, machine: Callable[..., Machine]) -> None:
+def test_a_machine_with_disks_is_not_destroyed(vcenter: Vcenter, store: Path, machine: Callable[..., VsphereMachine]) -> None:
     with VsphereSession(vcenter.login) as session:
         it = machine(session)
         assert it.forbid_destroy() == ""
@@ -254,7 +254,7 @@ def test_a_machine_with_disks_is_not_destroyed(vcenter: Vcenter, store: Path, ma
 
 
 def test_another_task_is_waited_for(
-    vcenter: Vcenter, store: Path, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+    vcenter: Vcenter, store: Path, machine: Callable[..., VsphereMachine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with VsphereSession(vcenter.login) as session:
         it = machine(session)
@@ -274,7 +274,9 @@ def test_another_task_is_waited_for(
         assert it.disks() == []
 
 
-def test_who_cannot_protect_says_why(server: Vcsim, vcenter: Vcenter, store: Path, machine: Callable[..., Machine]) -> None:
+def test_who_cannot_protect_says_why(
+    server: Vcsim, vcenter: Vcenter, store: Path, machine: Callable[..., VsphereMachine]
+) -> None:
     assert "no vmomi type defined for 'DisableMethods'" in machine().forbid_destroy()  # vcsim
     vcenter.forbids = True
     with VsphereSession(vcenter.login) as session:
@@ -284,6 +286,6 @@ def test_who_cannot_protect_says_why(server: Vcsim, vcenter: Vcenter, store: Pat
 
 def test_a_host_cannot_protect(tmp_path: Path) -> None:
     with vcsim(tmp_path / "esx", "-esx") as host, host.session() as session:
-        it = Machine(session, location("ha-host_VM0", "ha-datacenter"), "imgstore-test", lambda path: False)
+        it = VsphereMachine(session, location("ha-host_VM0", "ha-datacenter"), "imgstore-test", lambda path: False)
         assert it.forbid_destroy() == f"vSphere 127.0.0.1:{host.port} is no vCenter, and hosts cannot forbid it"
         assert it.allow_destroy() == it.forbid_destroy()
