@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from imgstore.errors import ImgstoreError
 from registry_client.options import Options
 from registry_client.platform import Platform
 
@@ -291,6 +292,23 @@ class PullStatus(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class FlattenResult:
+    """What a flattening did.
+
+    Attributes:
+        image: as it is now.
+        before: how many disks its chain had.
+        after: how many it has.
+        written: bytes of the grains that were copied.
+    """
+
+    image: Image
+    before: int
+    after: int
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
 class PullResult:
     """What a pull brought.
 
@@ -330,6 +348,103 @@ class PushResult:
     reference: str
     digest: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """What a copy of an image to another datastore did.
+
+    Attributes:
+        location: the store there.
+        references: the names that the image has there by it, as docker shows them.
+        copied_layers, present_layers: how many came, and how many were there already.
+        copied_bytes: that the files of the layers that came take there.
+        changed: False when the image, all its layers and its names were there.
+    """
+
+    location: str
+    image_id: str
+    references: tuple[str, ...]
+    copied_layers: int
+    present_layers: int
+    copied_bytes: int
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPlan:
+    """What a copy of an image would do.
+
+    Attributes:
+        layers: how many would be copied.
+        bytes: that those take in the store that they come from; those that it has not pulled yet are not counted.
+        problem: why it cannot be done, or empty.
+    """
+
+    location: str
+    layers: int
+    present_layers: int
+    bytes: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedPlan:
+    """What seeding would do for one image of the list.
+
+    Attributes:
+        reference: as the list has it.
+        pulled_layers: how many the store would pull.
+        pulled_bytes: of these, as they are sent.
+        copies: one for each datastore.
+        problem: why the image cannot be pulled, or empty; then nothing else is known.
+    """
+
+    reference: str
+    pulled_layers: int = 0
+    pulled_bytes: int = 0
+    copies: tuple[CopyPlan, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFailure:
+    """What seeding could not do: a pull, where ``location`` is empty; a copy; or all of a datastore, where ``reference`` is empty."""
+
+    reference: str
+    location: str
+    error: ImgstoreError
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReport:
+    """What seeding did, in the order of the list and of the datastores.
+
+    Attributes:
+        pulls: of the images that the list names, once each.
+        copies: to each datastore, its images in the order of the list.
+    """
+
+    pulls: tuple[PullResult, ...]
+    copies: tuple[CopyResult, ...]
+    failures: tuple[SeedFailure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStore:
+    """What a store has, as one finds it who does not open it for writing.
+
+    Attributes:
+        location: where it is.
+        capacity: of its disks in bytes.
+        images: that are whole, newest first.
+        left_out: what is there and not whole, a sentence each.
+    """
+
+    location: str
+    capacity: int
+    images: tuple[Image, ...]
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +502,7 @@ class StoreInfo:
         containers: how many there are.
         capacity: bytes of each disk as a guest sees it.
         space, free_space: bytes of the datastore, or None if nobody knows.
+        max_depth: how many disks the chain of an image may have, or None.
         quota: bytes that images, containers and volumes may take together, or None.
         registries: how registries are reached.
     """
@@ -400,5 +516,6 @@ class StoreInfo:
     capacity: int
     space: int | None
     free_space: int | None
+    max_depth: int | None
     quota: int | None
     registries: Options

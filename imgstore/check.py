@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog, ContainerRow
 from imgstore.containers import Containers, marker_of
 from imgstore.datastores.datastore import Datastore
-from imgstore.disks import Disks, layer_row
+from imgstore.disks import SUMS_LIMIT, Disks, layer_row
 from imgstore.errors import ImgstoreError, InUseError, NotFoundError
 from imgstore.ext4.check import check_file_system
 from imgstore.ext4.recovery import recovered
@@ -23,11 +24,9 @@ from imgstore.live_disks import LiveDisks
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.vmdk.chain import MAX_DEPTH
 from imgstore.vmdk.check import check_disk
+from imgstore.vmdk.hosted import open_disk
 from imgstore.volume_markers import FoundVolume, disks_of, place_of
 from imgstore.volumes import Volumes
-
-_SUMS_LIMIT = 1 << 30
-"""Bytes of checksums of one disk; the largest disk has an eighth of it."""
 
 _PIECE = 1 << 20
 
@@ -89,6 +88,8 @@ def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_dat
         there.add(chain_id)
         try:
             marker = disks.read_marker(chain_id)
+            if marker.replacement is not None:  # being replaced now
+                marker = disks.settled(marker) or marker
         except ImgstoreError as error:
             known = "; the catalog has this layer" if chain_id in rows else ""
             yield Finding(path, f"{error}{known}")
@@ -99,6 +100,8 @@ def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_dat
             yield Finding(path, f"its parent layer {marker.parent} is missing")
         if marker.disk is not None:
             yield from _check_disk(datastore, marker.disk, read_data)
+            if marker.disk.merged and marker.parent is not None:
+                yield from _check_links(disks, marker)
         yield from _check_recipe(datastore, disks, marker, read_data)
     for chain_id in sorted(rows.keys() - there):
         yield Finding("catalog", f"layer {chain_id} is not on the datastore")
@@ -115,9 +118,10 @@ def _check_disk(datastore: Datastore, record: DiskRecord, read_data: bool) -> It
         yield Finding(path, str(error))
         return
     yield from _check_vmdk(datastore, path)
+    yield from _check_parent(datastore, path, record)
     sums_path = f"{layout.DISKS}/{record.grain_sums}"
     try:
-        sums = datastore.read_bytes(sums_path, _SUMS_LIMIT)
+        sums = datastore.read_bytes(sums_path, SUMS_LIMIT)
     except ImgstoreError as error:
         yield Finding(sums_path, str(error))
         return
@@ -125,6 +129,24 @@ def _check_disk(datastore: Datastore, record: DiskRecord, read_data: bool) -> It
         yield Finding(sums_path, f"its digest is {digest}, its marker says {record.grain_sums_digest}")
     elif read_data:
         yield from _check_grains(datastore, path, sums_path)
+
+
+def _check_parent(datastore: Datastore, path: str, record: DiskRecord) -> Iterator[Finding]:
+    try:
+        with contextlib.closing(open_disk(datastore.open(path))) as disk:
+            if (disk.parent_cid is None) != record.merged:
+                parent = "no parent" if disk.parent_cid is None else f"the parent {disk.parent_hint}"
+                yield Finding(path, f"has {parent}, but its marker says that it {'was' if record.merged else 'was not'} merged")
+    except ImgstoreError:
+        return  # told already
+
+
+def _check_links(disks: Disks, merged: LayerMarker) -> Iterator[Finding]:
+    """Whether the disks below a merged one fit together: no chain of an image above leads through them."""
+    try:
+        disks.open_chain(_chain_ids(disks, merged)[:-1]).close()
+    except ImgstoreError as error:
+        yield Finding(f"chain below {layout.DISKS}/{layout.disk_file(layout.hex_of(merged.chain_id))}", str(error))
 
 
 def _check_recipe(datastore: Datastore, disks: Disks, marker: LayerMarker, read_data: bool) -> Iterator[Finding]:
@@ -158,7 +180,7 @@ def _chain_ids(disks: Disks, marker: LayerMarker) -> list[str]:
 def _check_grains(datastore: Datastore, path: str, sums_path: str) -> Iterator[Finding]:
     """The grains are the end of the file, in the order of their sums."""
     try:
-        sums = datastore.read_bytes(sums_path, _SUMS_LIMIT)
+        sums = datastore.read_bytes(sums_path, SUMS_LIMIT)
         with datastore.open(path) as file:
             first = file.size - len(sums) // 4 * GRAIN
             for number, (wanted,) in enumerate(struct.iter_unpack("<I", sums[: len(sums) // 4 * 4])):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import posixpath
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from imgstore import layout, markers
-from imgstore.blocks import GRAIN, Bytes
+from imgstore.blocks import GRAIN, Bytes, ReadableFile
 from imgstore.catalog.catalog import LayerRow
 from imgstore.datastores.datastore import Datastore, StagedFile, Staging, list_names
 from imgstore.errors import CorruptError, NotFoundError, UnsupportedError
@@ -20,8 +21,12 @@ from imgstore.leases import Leases, held
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.vmdk.chain import Chain, open_chain
 from imgstore.vmdk.descriptor import derive_cid
-from imgstore.vmdk.hosted import HostedDiskWriter, open_disk
+from imgstore.vmdk.grains import numbers_from_bytes
+from imgstore.vmdk.hosted import DiskSummary, HostedDiskWriter, open_disk
 from imgstore.vmdk.snapshot import SnapshotDevice
+
+SUMS_LIMIT = 1 << 30
+"""Bytes of checksums of one disk; the largest disk has an eighth of it."""
 
 _COPY = 1 << 20
 
@@ -53,13 +58,30 @@ class Disks:
         Raises:
             UnsupportedError: a newer imgstore wrote it.
         """
-        try:
-            marker = self.read_marker(chain_id)
-        except (NotFoundError, CorruptError):
-            return None
-        if not self._has_recipe(marker) or (marker.disk is not None and not self._is_whole(_path(marker.disk.file), marker.disk)):
-            return None
-        return marker
+        marker = None
+        while True:
+            before = marker
+            try:
+                marker = self.read_marker(chain_id)
+            except (NotFoundError, CorruptError):
+                return None
+            if not self._has_recipe(marker):
+                return None
+            found = self.settled(marker)
+            if found is not None or marker == before:  # else its disk may have been replaced between our two looks
+                return found
+
+    def settled(self, marker: LayerMarker) -> LayerMarker | None:
+        """The marker with the disk that lies there as its disk, and no replacement; None where the one that lies there is neither.
+
+        Looks at the size, header and descriptor of the disk.
+        """
+        if marker.disk is None:
+            return marker
+        for record in (marker.disk, marker.replacement):
+            if record is not None and self._is_whole(_path(record.file), record):
+                return msgspec.structs.replace(marker, disk=record, replacement=None)
+        return None
 
     def read_marker(self, chain_id: str) -> LayerMarker:
         """The layer's marker.
@@ -106,7 +128,43 @@ class Disks:
         """
         if marker.disk is None:
             return parent
-        return parent.with_child(open_disk(self._datastore.open(_path(marker.disk.file))))
+        disk = open_disk(self._datastore.open(_path(marker.disk.file)))
+        return Chain([disk]) if disk.parent_cid is None else parent.with_child(disk)
+
+    def read_grain_sums(self, file: ReadableFile, *, merged: bool) -> array[int] | None:
+        """The checksums of the grains of a disk, of a layer or the scratch disk, in the order of its file.
+
+        Args:
+            file: the disk, open.
+            merged: whether it has no parent, though it is a layer's.
+
+        Returns:
+            None where another disk has taken the place of this one since it was opened.
+
+        Raises:
+            NotFoundError: the layer, or the file of the checksums, is missing.
+            CorruptError: the disk or the checksums are not as the marker says.
+        """
+        chain_id = layout.layer_of(posixpath.basename(file.path))
+        if chain_id is None:
+            return numbers_from_bytes(self._read_sums(_path(layout.grain_sums_file(layout.SCRATCH))))
+        marker = self.read_marker(chain_id)
+        settled = self.find(chain_id)
+        if settled is None or settled.disk is None:
+            raise CorruptError(f"{file.path}: is not whole: it is not as {layout.layer_marker(chain_id)} says")
+        record = settled.disk
+        if (record.size, record.merged) != (file.size, merged):
+            return None
+        path = _path(record.grain_sums)
+        try:
+            sums = self._read_sums(path)
+        except NotFoundError:
+            if self.read_marker(chain_id) != marker:
+                return None
+            raise
+        if (digest := _digest_of(sums)) != record.grain_sums_digest:
+            raise CorruptError(f"{path}: its digest is {digest}, its marker says {record.grain_sums_digest}")
+        return numbers_from_bytes(sums)
 
     def read_layer(self, chain_ids: Sequence[str]) -> Iterator[Bytes]:
         """The uncompressed tar of the last of these layers, given lowest first: the bytes that were unpacked, in pieces of about a MiB.
@@ -185,13 +243,67 @@ class Disks:
             marker = msgspec.structs.replace(marker, disk=disk.publish())
         else:
             disk.publish_recipe()
+        return self._show(marker, admit)
+
+    def stage(self, stem: str) -> Staging:
+        """For the files of a layer, or of the scratch disk, that come as they are from another store; `adopt` makes them visible."""
+        return self._datastore.stage(layout.DISKS, stem)
+
+    def adopt(self, staging: Staging, marker: LayerMarker, *, admit: Callable[[], None] = lambda: None) -> LayerRow:
+        """As `commit`, of a layer whose files another store made, and the caller compared with their checksums."""
+        self.remove(marker.chain_id)
+        staging.publish()
+        return self._show(marker, admit)
+
+    def adopt_scratch(self, staging: Staging) -> None:
+        """Puts a scratch disk in the place of one that is not whole, or of none. The caller holds the lease ``scratch``."""
+        for name in _SCRATCH_FILES:
+            self._remove_file(_path(name))
+        staging.publish()
+
+    def _show(self, marker: LayerMarker, admit: Callable[[], None]) -> LayerRow:
         try:
             admit()
         except BaseException:
             self.remove(marker.chain_id)
             raise
-        self._datastore.write_atomic(layout.layer_marker(marker.chain_id), markers.encode(marker))
+        self._write_marker(marker)
         return layer_row(marker)
+
+    def replace(self, marker: LayerMarker, staging: Staging, record: DiskRecord) -> LayerMarker:
+        """Puts a disk that shows the same in the place of a layer's. The caller has the lease of the layer.
+
+        After a crash at any instant the one or the other lies there, and the layer is whole; ``settle_all`` removes what is left of
+        the other. Who has the old one open reads on in it.
+
+        Args:
+            marker: of the layer.
+            staging: has the new disk, and before it its checksums.
+            record: of the new disk.
+
+        Returns:
+            The marker, as it is now.
+
+        Raises:
+            NoSpaceError, UnavailableError: the datastore is full, or failed; either disk lies there.
+        """
+        self._write_marker(msgspec.structs.replace(marker, replacement=record))
+        staging.replace()
+        return self._settle(marker.chain_id)
+
+    def settle_all(self) -> None:
+        """Ends replacements of disks that were cut off, but those that somebody is at."""
+        for chain_id in self.chain_ids():
+            with contextlib.suppress(NotFoundError, CorruptError):
+                if self.read_marker(chain_id).replacement is None:
+                    continue
+                lease = self._leases.acquire(layer_lease(chain_id))
+                if lease is None:
+                    continue
+                try:
+                    self._settle(chain_id)
+                finally:
+                    lease.release()
 
     def remove_unfinished(self, chain_id: str) -> None:
         """Removes what is left of a layer that has no marker, unless someone is making it."""
@@ -209,6 +321,26 @@ class Disks:
         for path in layout.layer_files(chain_id):
             self._remove_file(path)
 
+    def _settle(self, chain_id: str) -> LayerMarker:
+        """Writes a marker that names the disk that lies there, and it alone; the caller has the lease of the layer."""
+        marker = self.settled(self.read_marker(chain_id))
+        if marker is None or marker.disk is None:
+            raise CorruptError(f"{layout.layer_marker(chain_id)}: neither the disk that it names nor its replacement lies there")
+        stem = layout.hex_of(chain_id)
+        for name in {layout.grain_sums_file(stem), layout.merged_sums_file(stem)} - {marker.disk.grain_sums}:
+            self._remove_file(_path(name))
+        self._write_marker(marker)  # last: it is what tells that there is something left to do
+        return marker
+
+    def _write_marker(self, marker: LayerMarker) -> None:
+        self._datastore.write_atomic(layout.layer_marker(marker.chain_id), markers.encode(marker))
+
+    def _read_sums(self, path: str) -> bytes:
+        sums = self._datastore.read_bytes(path, SUMS_LIMIT)
+        if len(sums) % 4:
+            raise CorruptError(f"{path}: has {len(sums)} bytes, not a multiple of 4")
+        return sums
+
     def _has_recipe(self, marker: LayerMarker) -> bool:
         try:
             with self._datastore.open(_path(marker.recipe.file)) as file:
@@ -221,13 +353,14 @@ class Disks:
             self._datastore.remove_file(path)
 
     def _is_whole(self, path: str, record: DiskRecord | None) -> bool:
-        """Whether there is a disk, of the store's capacity, and of the size and content id on record."""
+        """Whether there is a disk, of the store's capacity, and of the size and content id on record, with a parent or without one."""
         try:
             disk = open_disk(self._datastore.open(path))
         except (NotFoundError, CorruptError, UnsupportedError):
             return False
         with contextlib.closing(disk):
-            if record is not None and (disk.file.size, f"{disk.cid:08x}") != (record.size, record.cid):
+            said = None if record is None else (record.size, record.cid, record.merged)
+            if said is not None and (disk.file.size, f"{disk.cid:08x}", disk.parent_cid is None) != said:
                 return False
             return disk.capacity == self.capacity
 
@@ -293,10 +426,7 @@ class PreparedDisk:
         if self._recipe is not None:
             self._recipe.close()
         self._staging.publish()
-        digest = "sha256:" + hashlib.sha256(summary.grain_sums).hexdigest()
-        return DiskRecord(
-            layout.disk_file(self._stem), summary.file_size, summary.grains, f"{summary.cid:08x}", sums_name, digest
-        )
+        return record_of(layout.disk_file(self._stem), summary, sums_name)
 
     def discard(self) -> None:
         """Leaves nothing of it. Allowed more than once, but not after ``publish``."""
@@ -312,8 +442,21 @@ def layer_lease(chain_id: str) -> str:
 def layer_row(marker: LayerMarker) -> LayerRow:
     """What the catalog remembers of a layer."""
     disk = marker.disk
-    path = None if disk is None else _path(disk.file)
-    return LayerRow(marker.chain_id, marker.parent, marker.diff_id, path, 0 if disk is None else disk.grains * GRAIN, marker.size)
+    if disk is None:
+        return LayerRow(marker.chain_id, marker.parent, marker.diff_id, None, 0, marker.size)
+    return LayerRow(
+        marker.chain_id, marker.parent, marker.diff_id, _path(disk.file), disk.grains * GRAIN, marker.size, disk.merged
+    )
+
+
+def record_of(name: str, summary: DiskSummary, sums_name: str, *, merged: bool = False) -> DiskRecord:
+    """What a layer's marker says of a disk that was just sealed."""
+    digest = _digest_of(summary.grain_sums)
+    return DiskRecord(name, summary.file_size, summary.grains, f"{summary.cid:08x}", sums_name, digest, merged)
+
+
+def _digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def _path(file: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from imgstore import gc
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, ReferenceRow
 from imgstore.disks import Disks, layer_row
+from imgstore.flattening import Flattening
 from imgstore.images import Images
 from imgstore.leases import Leases, held
 from imgstore.progress import ProgressSink
@@ -40,6 +41,7 @@ class Intake:
     """Takes images in, any number of them, for one store.
 
     Args:
+        max_depth: how many disks the chain of an image may have; None: any number.
         directory: for what downloads ahead of its turn; None: the system's temporary directory.
         tidy: removes what interrupted work left; called while the layers of the image are leased.
     """
@@ -51,6 +53,8 @@ class Intake:
         catalog: Catalog,
         leases: Leases,
         quota: Quota,
+        flattening: Flattening,
+        max_depth: int | None,
         directory: Path | None,
         tidy: Callable[[], None],
     ) -> None:
@@ -59,6 +63,8 @@ class Intake:
         self._catalog = catalog
         self._leases = leases
         self._quota = quota
+        self._flattening = flattening
+        self._max_depth = max_depth
         self._directory = directory
         self._tidy = tidy
 
@@ -133,6 +139,8 @@ class Intake:
                 stop.check()
                 if brought:
                     admit(len(row.config) + len(row.manifest))
+            if self._max_depth is not None:
+                self._flattening.flatten([layer.chain_id for layer in wanted], self._max_depth, progress, stop, slack=True)
             with held(self._leases, NAMES):
                 # A rebuild while we pulled, or a pull that was killed, can have left the catalog without them.
                 for layer in wanted:

@@ -6,6 +6,7 @@
     disks/scratch.vmdk                  the empty formatted base of every chain
     disks/<chain id>.vmdk               a layer's disk; absent when the layer changes nothing
     disks/<chain id>.crc32c             CRC-32C of each of its grains
+    disks/<chain id>.merged.crc32c      the same, of a disk that was merged with those below it
     disks/<chain id>.recipe             how the layer's tar is made again out of its disk
     disks/<chain id>.json               the layer's marker
     disks/<chain id>.blobs.json         blobs that pushes made of the layer; absent before the first
@@ -45,7 +46,7 @@ QUOTA = "quota.json"
 SCRATCH = "scratch"
 """What the scratch disk has in the place of a chain id."""
 
-_OF_A_LAYER = frozenset({"json", "vmdk", "crc32c", "recipe", "blobs.json"})
+_OF_A_LAYER = frozenset({"json", "vmdk", "crc32c", "merged.crc32c", "recipe", "blobs.json"})
 """What stands behind the first dot in the name of a file of a layer."""
 
 IMAGE_MARKER = "image.json"
@@ -68,6 +69,11 @@ def grain_sums_file(stem: str) -> str:
     return f"{stem}.crc32c"
 
 
+def merged_sums_file(stem: str) -> str:
+    """Name in ``disks`` of the checksums of a disk that took the place of a layer's and shows all below it too."""
+    return f"{stem}.merged.crc32c"
+
+
 def recipe_file(stem: str) -> str:
     """Name in ``disks`` of the recipe of a layer, by the hex digits of its chain id."""
     return f"{stem}.recipe"
@@ -86,7 +92,7 @@ def blobs_file(chain_id: str) -> str:
 def layer_files(chain_id: str) -> tuple[str, ...]:
     """Paths of all files that a layer may have, its marker first."""
     stem = hex_of(chain_id)
-    names = (disk_file(stem), grain_sums_file(stem), recipe_file(stem))
+    names = (disk_file(stem), grain_sums_file(stem), merged_sums_file(stem), recipe_file(stem))
     return layer_marker(chain_id), *(f"{DISKS}/{name}" for name in names), blobs_file(chain_id)
 
 

@@ -95,12 +95,18 @@ def wait_for(
 
 
 @contextlib.contextmanager
-def held(leases: Leases, name: str, *, shared: bool = False) -> Iterator[Lease]:
-    """Waits for the lease, and holds it for the length of a ``with`` block.
+def held(
+    leases: Leases,
+    name: str,
+    *,
+    shared: bool = False,
+    waiting: Callable[[dict[str, Any]], None] = lambda note: None,
+) -> Iterator[Lease]:
+    """Waits for the lease as `wait_for` does, and holds it for the length of a ``with`` block.
 
     An error that comes out of the block abandons the lease, unless it is of a kind that comes before anything is changed.
     """
-    lease = wait_for(leases, name, shared=shared)
+    lease = wait_for(leases, name, shared=shared, waiting=waiting)
     try:
         yield lease
     except _NOTHING_CHANGED:

@@ -117,7 +117,8 @@ class Listing:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CorruptError(f"image {row.id}: its config in the catalog is damaged: {error}") from error
         platform = _platform(head.os, head.architecture, head.variant or "")
-        layers = tuple(self._layer(layer, find_layer(layer.chain_id), size_of) for layer in row.layers)
+        rows = [find_layer(layer.chain_id) for layer in row.layers]
+        layers = tuple(self._layer(layer, found, size_of) for layer, found in zip(row.layers, rows, strict=True))
         names = [familiar(reference.name) for reference in references]
         tagged = max((reference.tagged for reference in references if reference.tagged is not None), default=None)
         return Image(
@@ -130,7 +131,7 @@ class Listing:
             variant=platform.variant,
             size=sum({layer.chain_id: layer.size for layer in layers}.values()),
             layers=layers,
-            disks=(self._scratch, *(layer.disk for layer in layers if layer.disk is not None)),
+            disks=self._chain(rows),
             labels=_labels(head.config),
             parent=row.parent,
             tagged=None if tagged is None else parse_time(tagged),
@@ -139,6 +140,16 @@ class Listing:
             config_bytes=row.config,
             containers=containers,
         )
+
+    def _chain(self, rows: Sequence[LayerRow | None]) -> tuple[str, ...]:
+        """The disks that show these layers, given lowest first."""
+        disks = [self._scratch]
+        for row in rows:
+            if row is not None and row.disk is not None:
+                if row.merged:
+                    disks.clear()
+                disks.append(self._root + row.disk)
+        return tuple(disks)
 
     def _layer(self, layer: ImageLayerRow, row: LayerRow | None, size_of: Callable[[str], int]) -> Layer:
         disk = None if row is None or row.disk is None else self._root + row.disk

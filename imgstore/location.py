@@ -13,6 +13,7 @@ from imgstore.datastores.datastore import is_private
 from imgstore.datastores.local import LocalDatastore
 from imgstore.errors import InvalidError, UnsupportedError
 from imgstore.ext4.format import MAXIMUM_SIZE, MINIMUM_SIZE
+from imgstore.vmdk.chain import MAX_DEPTH
 
 LEASES = ".leases"
 """Directory of the leases in the store's."""
@@ -43,7 +44,7 @@ def directory_of(location: str) -> Path | None:
     raise UnsupportedError(f"{location}: a store is a directory, file://, osfs:// or mem://; {scheme}:// is none of them")
 
 
-def make_store(directory: Path, disk_size: int) -> None:
+def make_store(directory: Path, disk_size: int, max_depth: int | None) -> None:
     """Makes the directory a store by its marker: the rest is made when it is needed, so that a crash leaves a store or nothing.
 
     Raises:
@@ -59,7 +60,7 @@ def make_store(directory: Path, disk_size: int) -> None:
             f"{directory}: is not a store (it has no {layout.STORE}), and not empty: {sorted(strangers)[0]} is in it",
             hint="name another directory with --store, or with IMGSTORE_STORE",
         )
-    marker = markers.encode(markers.StoreMarker(str(uuid.uuid4()), disk_size))
+    marker = markers.encode(markers.StoreMarker(str(uuid.uuid4()), disk_size, max_depth))
     with LocalDatastore(directory) as datastore:
         datastore.write_atomic(layout.STORE, marker)
 
@@ -74,6 +75,12 @@ def open_catalog(directory: Path) -> Catalog:
         return catalog
     catalog.discard()
     return Catalog(None)
+
+
+def check_depth(depth: int) -> None:
+    """Raises InvalidError unless chains of at most ``depth`` disks can be made."""
+    if not 1 <= depth <= MAX_DEPTH:
+        raise InvalidError(f"depth {depth}: a chain has 1 to {MAX_DEPTH} disks, the scratch disk counted")
 
 
 def check_disk_size(size: int) -> None:

@@ -20,19 +20,21 @@ LIMIT = 1 << 20
 """Longest marker in bytes; an image of 127 layers needs a twentieth of it."""
 
 
-class StoreMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StoreMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``store.json``: a directory is a store.
 
     Attributes:
         id: random, names this store in leases and logs; no disk depends on it.
         disk_size: capacity of every image disk of this store in bytes.
+        max_depth: how many disks the chain of an image may have; not written where any number is fine.
     """
 
     id: str
     disk_size: int
+    max_depth: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
-class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The disk of a layer.
 
     Attributes:
@@ -42,6 +44,7 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cid: its content id, 8 hex digits.
         grain_sums: file beside the marker with the CRC-32C of each grain (u32, little-endian) in the order of the file.
         grain_sums_digest: ``sha256:…`` of that file.
+        merged: it has no parent: what the disks below it show was merged into it.
     """
 
     file: str
@@ -50,6 +53,7 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cid: str
     grain_sums: str
     grain_sums_digest: str
+    merged: bool = False
 
 
 class RecipeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +70,7 @@ class RecipeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
-class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``layer.json``: a layer is committed.
 
     Attributes:
@@ -76,6 +80,8 @@ class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         size: bytes of the inflated tar.
         disk: None when the layer changes nothing over its parent: then its disk is the parent's.
         recipe: how the tar is made again out of the disk.
+        replacement: the disk that is about to take the place of ``disk``, which has the same name; until this is gone again either of
+            the two lies there. Not written where nothing is about to happen.
     """
 
     chain_id: str
@@ -84,6 +90,7 @@ class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
     disk: DiskRecord | None
     recipe: RecipeRecord
+    replacement: DiskRecord | None = None
 
 
 class ImageLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -51,6 +51,7 @@ class LayerRow:
         disk: path of its disk on the datastore, or None when the layer changes nothing.
         disk_size: bytes of the grains in its disk, 0 without one.
         size: bytes of the inflated tar.
+        merged: whether the disk has no parent, because it shows all below it too.
     """
 
     chain_id: str
@@ -59,6 +60,7 @@ class LayerRow:
     disk: str | None
     disk_size: int
     size: int
+    merged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

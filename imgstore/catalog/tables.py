@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Kept in SQLite's ``user_version``. A catalog of another version is not migrated: it is rebuilt from the datastore."""
 
 metadata = MetaData()
@@ -18,6 +18,7 @@ layers = Table(
     Column("disk", String, nullable=True),  # path on the datastore; NULL: the layer changes nothing
     Column("disk_size", Integer, nullable=False),
     Column("size", Integer, nullable=False),
+    Column("merged", Boolean, nullable=False),
     Index("layers_by_parent", "parent"),
 )
 

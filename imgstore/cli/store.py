@@ -115,25 +115,32 @@ def quota(session: Session, limit: str | None) -> None:
     metavar="SIZE",
     help="Capacity of every disk: 32GiB (the default), 512MiB, 34359738368. Costs nothing until used.",
 )
+@click.option(
+    "--max-depth",
+    metavar="N",
+    type=int,
+    help="How many disks an image may have: of one with more layers the lowest are merged. Else any number.",
+)
 @output.format_option
 @click.pass_obj
-def init(session: Session, disk_size: str | None) -> None:
+def init(session: Session, disk_size: str | None, max_depth: int | None) -> None:
     """Make a store.
 
-    Only needed for another disk size: a store is made on first use.
+    Only needed for another disk size, or for chains of a limited depth: a store is made on first use.
     """
     size = config.DEFAULT_DISK_SIZE if disk_size is None else units.parse_size(disk_size)
     location = session.location
     from imgstore.store import ImageStore
 
     session.kept = "there may be an empty store"
-    with ImageStore.create(location, disk_size=size):
+    with ImageStore.create(location, disk_size=size, max_depth=max_depth):
         pass
     if session.json:
-        output.print_json({"store": location, "disk_size": size})
+        output.print_json({"store": location, "disk_size": size, "max_depth": max_depth})
     else:
         output.print_paths([location])
-        print(f"Made a store of disks of {units.format_binary_size(size)}", file=sys.stderr)
+        depth = "" if max_depth is None else f", at most {max_depth} in a chain"
+        print(f"Made a store of disks of {units.format_binary_size(size)}{depth}", file=sys.stderr)
 
 
 @click.command()

@@ -104,6 +104,13 @@ class StagedFile(StoredFile):
     def fsync(self) -> None:
         """Returns when everything written before would survive a power cut."""
 
+    def clone(self, source: StoredFile) -> bool:
+        """Makes this empty file one that shares the storage of ``source``, at no cost; or changes nothing, and returns False.
+
+        The file systems that can do that are few (Btrfs, XFS, bcachefs, NFS 4.2), and both files must lie on the same one.
+        """
+        return False
+
 
 class LiveFile(StagedFile):
     """A file at its final place, which everybody sees while it is written: what is half done after a crash is the writer's to know."""
@@ -157,6 +164,17 @@ class Staging(abc.ABC):
             NoSpaceError: the datastore is full.
             UnavailableError: the datastore failed to make it durable: what was written cannot be trusted.
         """
+
+    def replace(self) -> None:
+        """As `publish`, but each file takes the place of one that is there under its name, in one step: at any instant it is either.
+
+        Who has the old file open reads on in it. If it fails, what was moved already stays.
+
+        Raises:
+            UnsupportedError: the datastore cannot do that.
+            NoSpaceError, UnavailableError: as `publish`.
+        """
+        raise UnsupportedError("a file of this datastore cannot be replaced in one step")
 
     @abc.abstractmethod
     def discard(self) -> None:

@@ -325,18 +325,17 @@ class LocalStaging(Staging):
         return file
 
     def publish(self) -> None:
-        if self._above < 0:
-            raise ValueError(f"{self._label} was published or discarded already")
-        with named_errors(self._label, "publish it"):
-            for filename, file in self._files.items():
-                file.seal(self._private, filename)
+        with self._sealed():
             for filename, file in self._files.items():
                 with contextlib.suppress(FileNotFoundError):
                     # rename(2) would take the place of a file without a word.
                     os.stat(filename, dir_fd=self._above, follow_symlinks=False)
                     raise AlreadyExistsError(f"{file.path}: exists already")
-            self._move()
-        self._close()
+            _move_all(self._files, self._part, self._private, self._above)
+
+    def replace(self) -> None:
+        with self._sealed():
+            _move_all(self._files, self._part, self._private, self._above, undo=False)
 
     def discard(self) -> None:
         if self._above < 0:
@@ -351,8 +350,16 @@ class LocalStaging(Staging):
             raise
         self._close()
 
-    def _move(self) -> None:
-        _move_all(self._files, self._part, self._private, self._above)
+    @contextlib.contextmanager
+    def _sealed(self) -> Iterator[None]:
+        """Puts the files on stable storage for the block, which moves them; when that ends well there is nothing left to discard."""
+        if self._above < 0:
+            raise ValueError(f"{self._label} was published or discarded already")
+        with named_errors(self._label, "publish it"):
+            for filename, file in self._files.items():
+                file.seal(self._private, filename)
+            yield
+        self._close()
 
     def _close(self) -> None:
         self._datastore._end(self._part)
@@ -364,8 +371,12 @@ class LocalStaging(Staging):
         self._above = -1
 
 
-def _move_all(names: Iterable[str], part: str, private: int, above: int) -> None:
-    """Moves all files of the directory ``part`` one up, durably, in this order, and removes it; undone, as far as possible, on errors."""
+def _move_all(names: Iterable[str], part: str, private: int, above: int, *, undo: bool = True) -> None:
+    """Moves all files of the directory ``part`` one up, durably, in this order, and removes it.
+
+    Args:
+        undo: on errors remove again, as far as possible, what was moved: for files that took nobody's place.
+    """
     moved: list[str] = []
     try:
         for name in names:
@@ -374,7 +385,7 @@ def _move_all(names: Iterable[str], part: str, private: int, above: int) -> None
         os.rmdir(part, dir_fd=above)
         os.fsync(above)
     except BaseException:
-        for name in reversed(moved):
+        for name in reversed(moved) if undo else ():
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=above)
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from imgstore.blocks import Bytes
 from imgstore.datastores import image_locks
 from imgstore.datastores.datastore import LiveFile, StagedFile, StoredFile, in_use, named_errors
-from imgstore.datastores.linux import punch_hole, zero_range
+from imgstore.datastores.linux import clone_file, punch_hole, zero_range
 from imgstore.datastores.write_behind import ALIGNMENT, WriteBehind
 from imgstore.errors import NotFoundError
 
@@ -112,6 +112,7 @@ class LocalStagedFile(LocalFile, StagedFile):
         super().__init__(path, descriptor)
         self._direct = direct
         self._behind: WriteBehind | None = None
+        self._error: OSError | None = None
 
     def pwrite(self, offset: int, data: Bytes) -> None:
         with named_errors(self._path, f"write {len(data)} bytes at byte {offset}"):
@@ -145,6 +146,9 @@ class LocalStagedFile(LocalFile, StagedFile):
             self._settle()
             os.fsync(self._descriptor)
 
+    def clone(self, source: StoredFile) -> bool:
+        return isinstance(source, LocalFile) and clone_file(source._descriptor, self._descriptor)
+
     def close(self) -> None:
         self._end_direct()
         super().close()
@@ -158,12 +162,15 @@ class LocalStagedFile(LocalFile, StagedFile):
         """Waits until the file has all that was written."""
         if self._behind is not None:
             self._behind.drain()
+        if self._error is not None:
+            raise self._error
 
     def _end_direct(self) -> None:
         """Ends the thread, and direct I/O with it."""
         behind, self._behind = self._behind, None
         if behind is not None:
             behind.close()
+            self._error = behind.error  # of a file that was closed before it is published
         direct, self._direct = self._direct, None
         if direct is not None:
             os.close(direct)

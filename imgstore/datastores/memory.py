@@ -138,14 +138,14 @@ class MemoryDatastore(Datastore):
     def close(self) -> None:
         self.fs.close()
 
-    def publish(self, part: str, directory: str, filenames: Sequence[str]) -> None:
-        """Moves the files of the directory ``part`` into ``directory``; what ``MemoryStaging.publish`` calls."""
+    def publish(self, part: str, directory: str, filenames: Sequence[str], *, replace: bool) -> None:
+        """Moves the files of the directory ``part`` into ``directory``; what a ``MemoryStaging`` calls."""
         with _named_errors(directory, "publish into it"), self._lock:
             for filename in filenames:
-                if self.fs.exists(path := join_path(directory, filename)):
+                if not replace and self.fs.exists(path := join_path(directory, filename)):
                     raise AlreadyExistsError(f"{path}: exists already")
             for filename in filenames:
-                self.fs.move(f"{part}/{filename}", join_path(directory, filename))
+                self.fs.move(f"{part}/{filename}", join_path(directory, filename), overwrite=replace)
             self.fs.removedir(part)
 
 
@@ -255,10 +255,10 @@ class MemoryStaging(Staging):
         return file
 
     def publish(self) -> None:
-        if not self._open:
-            raise ValueError(f"{self._label} was published or discarded already")
-        self._datastore.publish(self._part, self._directory, list(self._files))
-        self._open = False
+        self._publish(replace=False)
+
+    def replace(self) -> None:
+        self._publish(replace=True)
 
     def discard(self) -> None:
         if self._open:
@@ -266,6 +266,12 @@ class MemoryStaging(Staging):
             for file in self._files.values():
                 file.close()
             self._datastore.fs.removetree(self._part)
+
+    def _publish(self, *, replace: bool) -> None:
+        if not self._open:
+            raise ValueError(f"{self._label} was published or discarded already")
+        self._datastore.publish(self._part, self._directory, list(self._files), replace=replace)
+        self._open = False
 
 
 @contextlib.contextmanager

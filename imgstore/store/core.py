@@ -19,12 +19,13 @@ from imgstore.datastores.local import LocalDatastore
 from imgstore.datastores.memory import MemoryDatastore
 from imgstore.disks import Disks
 from imgstore.errors import AlreadyExistsError, CorruptError, ImgstoreError, NotFoundError
+from imgstore.flattening import Flattening
 from imgstore.images import Images
 from imgstore.intake import NAMES, Intake
 from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.listing import Listing
 from imgstore.live_disks import LiveDisks
-from imgstore.location import LEASES, check_disk_size, directory_of, make_store, open_catalog
+from imgstore.location import LEASES, check_depth, check_disk_size, directory_of, make_store, open_catalog
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.quota import Quota
 from imgstore.rebuild import RebuildReport, rebuild
@@ -65,7 +66,19 @@ class StoreCore:
         self._trees = ContainerTrees(self._live_disks, self._volumes, leases)
         self._shared_chains = SharedChains()
         self._quota = Quota(datastore, leases, self._volumes.used_bytes)
-        self._intake = Intake(self._disks, self._images, catalog, leases, self._quota, directory, self._tidy)
+        self._max_depth = marker.max_depth
+        self._flattening = Flattening(datastore, self._disks, catalog, leases, self._quota)
+        self._intake = Intake(
+            self._disks,
+            self._images,
+            catalog,
+            leases,
+            self._quota,
+            self._flattening,
+            self._max_depth,
+            directory,
+            self._tidy,
+        )
         self._registries = registries
         self._connections = Connections(registries)
 
@@ -89,32 +102,44 @@ class StoreCore:
         return cls._open(location, disk_size=DEFAULT_DISK_SIZE if create else None, registries=registries)
 
     @classmethod
-    def create(cls, location: str, *, disk_size: int = DEFAULT_DISK_SIZE) -> Self:
+    def create(cls, location: str, *, disk_size: int = DEFAULT_DISK_SIZE, max_depth: int | None = None) -> Self:
         """Makes a store.
 
         Args:
             disk_size: capacity of all its disks in bytes, for good: a multiple of 64 KiB, at least 64 MiB.
+            max_depth: how many disks the chain of an image may have, the scratch disk counted, for good: of one that would have more the
+                lowest are merged before it gets its name. None: any number.
 
         Raises:
             AlreadyExistsError: there is one.
-            InvalidError: the directory holds something else, or the size is none.
+            InvalidError: the directory holds something else, or the size or the depth is none.
         """
         check_disk_size(disk_size)
-        return cls._open(location, disk_size=disk_size, exclusive=True)
+        if max_depth is not None:
+            check_depth(max_depth)
+        return cls._open(location, disk_size=disk_size, max_depth=max_depth, exclusive=True)
 
     @classmethod
-    def _open(cls, location: str, *, disk_size: int | None, exclusive: bool = False, registries: Options | None = None) -> Self:
+    def _open(
+        cls,
+        location: str,
+        *,
+        disk_size: int | None,
+        max_depth: int | None = None,
+        exclusive: bool = False,
+        registries: Options | None = None,
+    ) -> Self:
         options = registries or Options()
         directory = directory_of(location)
         if directory is None:
-            marker = markers.StoreMarker(str(uuid.uuid4()), disk_size or DEFAULT_DISK_SIZE)
+            marker = markers.StoreMarker(str(uuid.uuid4()), disk_size or DEFAULT_DISK_SIZE, max_depth)
             store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), marker, None, options)
             store.rebuild()
             return store
         if not (directory / layout.STORE).exists():
             if disk_size is None:
                 raise NotFoundError(f"{directory}: there is no store", hint="imgstore init makes one")
-            make_store(directory, disk_size)
+            make_store(directory, disk_size, max_depth)
         elif exclusive:
             raise AlreadyExistsError(f"{directory}: there is a store already")
         datastore = LocalDatastore(directory)
@@ -163,6 +188,7 @@ class StoreCore:
             self._containers.remove_unfinished()
             self._containers.finish_edits()
             self._tidy()
+            self._disks.settle_all()
             return rebuild(self._catalog, self._disks, self._images, self._containers)
 
     def _options(self, progress: ProgressSink, credential: Credential | None, stop: Stop) -> Options:

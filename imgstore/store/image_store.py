@@ -26,17 +26,20 @@ from imgstore.location import CATALOG
 from imgstore.quota import QuotaReport, measure
 from imgstore.store.archives import Archives
 from imgstore.store.attachments import Attachments
+from imgstore.store.chains import Chains
 from imgstore.store.commits import ContainerCommits
 from imgstore.store.container_files import ContainerFiles
 from imgstore.store.devices import Devices
-from imgstore.store.transfers import Transfers, parse_config
+from imgstore.store.disk_exports import DiskExports
+from imgstore.store.seeds import Seeds
+from imgstore.store.transfers import parse_config
 from imgstore.store.volumes import Volumes
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices):
+class ImageStore(Seeds, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices, Chains, DiskExports):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.
@@ -200,6 +203,7 @@ class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes,
             capacity=self._disks.capacity,
             space=None if space is None else space.total,
             free_space=None if space is None else space.free,
+            max_depth=self._max_depth,
             quota=self._quota.limit(),
             registries=self._registries,
         )

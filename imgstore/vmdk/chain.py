@@ -5,13 +5,17 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, Extent, ExtentKind, ReadableFile, Run
 from imgstore.errors import CorruptError, ImgstoreError, UnsupportedError
 from imgstore.vmdk.hosted import HostedDisk, open_disk, read_whole
+from imgstore.vmdk.link import Member
 
 MAX_DEPTH = 1024
 """Disks in a chain: a guard against endless ones. Images have at most some 127 layers."""
+
+AnyDisk = TypeVar("AnyDisk", bound=Member)
 
 
 _ZEROS = memoryview(bytes(GRAIN))
@@ -34,10 +38,9 @@ class Chain:
     def __init__(self, disks: Sequence[HostedDisk]) -> None:
         if not disks:
             raise ValueError("a chain needs a disk")
-        if disks[0].parent_cid is not None:
-            raise CorruptError(f"{disks[0].path}: has a parent, {disks[0].parent_hint}, which is not in the chain")
+        check_links(disks)
         for parent, child in pairwise(disks):
-            _check_link(parent.path, parent.cid, parent.capacity, child)
+            _check_end(parent.path, parent.capacity, child)
         self._files: tuple[ReadableFile, ...] = tuple(disk.file for disk in disks)
         self._below: Chain | None = None
         block_map = BlockMap()
@@ -86,6 +89,7 @@ class Chain:
         """
         try:
             _check_link(self.path, self._cid, self._size, disk)
+            _check_end(self.path, self._size, disk)
             block_map = self._map.child(len(self._files), disk.grain_tables())
         except ImgstoreError:
             disk.close()
@@ -188,7 +192,25 @@ def open_chain(open_file: Callable[[str], ReadableFile], path: str) -> Chain:
         CorruptError: a disk is damaged, a hint leaves the datastore, the chain is a circle, or two disks do not fit together.
         UnsupportedError: a VMDK of another variant, or more than ``MAX_DEPTH`` disks.
     """
-    disks: list[HostedDisk] = []
+    disks = open_members(lambda path: open_disk(open_file(path)), path)
+    try:
+        return Chain(disks)
+    except ImgstoreError:
+        for disk in disks:
+            disk.close()
+        raise
+
+
+def open_members(open_member: Callable[[str], AnyDisk], path: str) -> list[AnyDisk]:
+    """Opens the disk at ``path`` and, by their hints, its parents down to the one that has none; that one is the first of the list.
+
+    No disk stays open if it fails.
+
+    Raises:
+        CorruptError: a hint leaves the datastore, or the chain is a circle; and what ``open_member`` raises.
+        UnsupportedError: more than ``MAX_DEPTH`` disks.
+    """
+    disks: list[AnyDisk] = []
     seen: set[str] = set()
     try:
         following: str | None = posixpath.normpath(path)
@@ -198,16 +220,16 @@ def open_chain(open_file: Callable[[str], ReadableFile], path: str) -> Chain:
             if len(seen) == MAX_DEPTH:
                 raise UnsupportedError(f"{path}: more than {MAX_DEPTH} disks in a chain")
             seen.add(following)
-            disks.append(open_disk(open_file(following)))
+            disks.append(open_member(following))
             following = parent_path(disks[-1])
-        return Chain(disks[::-1])
     except ImgstoreError:
         for disk in disks:
             disk.close()
         raise
+    return disks[::-1]
 
 
-def parent_path(disk: HostedDisk) -> str | None:
+def parent_path(disk: Member) -> str | None:
     """Where the parent of ``disk`` lies in the datastore, by the hint; None if it has no parent.
 
     Raises:
@@ -222,19 +244,35 @@ def parent_path(disk: HostedDisk) -> str | None:
     return path
 
 
-def _check_link(path: str, cid: int, capacity: int, child: HostedDisk) -> None:
+def check_links(disks: Sequence[Member]) -> None:
+    """Proves that each disk was made on top of the one before, and the first on none.
+
+    Raises:
+        CorruptError: a content id, a capacity or a hint does not fit the disk below; the message names both files.
+    """
+    if disks[0].parent_cid is not None:
+        raise CorruptError(f"{disks[0].path}: has a parent, {disks[0].parent_hint}, which is not in the chain")
+    for parent, child in pairwise(disks):
+        _check_link(parent.path, parent.cid, parent.capacity, child)
+
+
+def _check_link(path: str, cid: int, capacity: int, child: Member) -> None:
     """Proves that ``child`` was made on top of the disk that the first three describe."""
     if child.parent_cid != cid:
         named = "no parent" if child.parent_cid is None else f"parent content id {child.parent_cid:08x}"
         raise CorruptError(f"{child.path}: has {named}, but {path} has content id {cid:08x}")
-    # QEMU reads zeros past the end of a smaller parent, and so does the map; a container's disk may be larger than its image's. Layers
+    # QEMU reads zeros past the end of a smaller parent, and so do we; a container's disk may be larger than its image's. Layers
     # are all of one size, which ``disks`` sees to.
     if child.capacity < capacity:
         raise CorruptError(f"{child.path}: is a disk of {child.capacity} bytes, but its parent {path} one of {capacity}")
-    if child.capacity > capacity and capacity % GRAIN:
-        raise UnsupportedError(f"{child.path}: its smaller parent {path} of {capacity} bytes ends within a grain of {GRAIN}")
     if parent_path(child) != posixpath.normpath(path):
         raise CorruptError(f"{child.path}: its hint {child.parent_hint!r} does not name its parent {path}")
+
+
+def _check_end(path: str, capacity: int, child: HostedDisk) -> None:
+    """Proves that a map of whole grains can show the end of the parent that the first two describe."""
+    if child.capacity > capacity and capacity % GRAIN:
+        raise UnsupportedError(f"{child.path}: its smaller parent {path} of {capacity} bytes ends within a grain of {GRAIN}")
 
 
 def check_range(offset: int, length: int, size: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from xml.parsers.expat import ExpatError
 
 import requests
+import urllib3
 
 from imgstore.errors import (
     AlreadyExistsError,
@@ -53,6 +54,7 @@ _KINDS: tuple[tuple[type[Exception], type[ImgstoreError]], ...] = (
 FAILURES: tuple[type[Exception], ...] = (
     vmodl.MethodFault,
     requests.RequestException,
+    urllib3.exceptions.HTTPError,
     http.client.HTTPException,
     ExpatError,
     OSError,

@@ -253,7 +253,7 @@ class VsphereSession:
                     if response.status_code != 401:
                         yield response
                         return
-            except (requests.RequestException, OSError) as error:
+            except FAILURES as error:
                 raise translate(error, what, self.server) from error
             self._log_in_again(logins)
 

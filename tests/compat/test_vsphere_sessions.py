@@ -79,9 +79,9 @@ class TestLogin:
         assert PASSWORD not in f"{caught.value!r} {caught.value.hint} {caught.value.__cause__!r}"
 
     def test_an_unverified_certificate_is_taken_only_if_that_is_said(self, vsphere: Vcsim) -> None:
-        with VsphereSession(replace(vsphere.login, ca_file="", insecure=True)) as session:
-            with pytest.warns(InsecureRequestWarning):  # of urllib3
-                assert session.is_vcenter
+        login = replace(vsphere.login, ca_file="", insecure=True)
+        with VsphereSession(login) as session, pytest.warns(InsecureRequestWarning):  # of urllib3
+            assert session.is_vcenter
 
     def test_a_file_of_authorities_must_be_one(self, vsphere: Vcsim, tmp_path: Path) -> None:
         (tmp_path / "empty.pem").write_text("")

@@ -255,7 +255,7 @@ def test_the_limits_of_the_docker_api() -> None:
         f"its latest {events.KEPT} in memory",
         f"| requests after SIGTERM | {server.SHUTDOWN_SECONDS:.0f} seconds",
         f"versions {versions.show_version(versions.OLDEST)} to {versions.show_version(versions.NEWEST)} of",
-        *(f"`{state}" for state in State),
+        *(f"`{state}" for state in State if state not in (State.COPYING, State.COPIED)),
     ):
         assert row in text, row
 
