@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
-
-
-class Change(enum.StrEnum):
-    """What became of a disk that was to be attached or detached."""
-
-    ATTACHED = "attached"
-    ALREADY_ATTACHED = "already attached"
-    DETACHED = "detached"
-    NOT_ATTACHED = "not attached"
 
 
 @dataclass(frozen=True, slots=True)
 class VmAttachment:
-    """A disk on a virtual machine of vSphere.
+    """A disk on a virtual machine, or one that it was not found to have.
 
     Attributes:
-        name: of the device, ``image/REF``, ``container/NAME`` or ``volume/NAME``; empty where none of them has the file.
+        name: of the device, ``image/REF``, ``container/NAME`` or ``volume/NAME``; empty where none of the store has the file.
         path: its file, as ``[DATASTORE] path``.
         mode: ``persistent``, ``independent_persistent`` or ``independent_nonpersistent``.
-        bus: number of its SCSI controller; None if the machine does not have the disk, or on another kind of controller.
+        bus: number of its SCSI controller; None without a disk, or on another kind of controller.
         unit: its number there; None likewise.
-        key: of the device on the machine; None if it is not there.
-        uuid: 32 hex digits in groups; with ``disk.EnableUUID`` set on the machine, a Linux guest finds the disk by them without the
-            hyphens: ``/dev/disk/by-id/wwn-0x<digits>``.
-        change: what was done to it; None where it was only looked at.
+        key: of the device on the machine; None without a disk.
+        uuid: hex digits in groups, or empty. With ``disk.EnableUUID`` set on the machine, a Linux guest finds the disk by the digits:
+            ``/dev/disk/by-id/wwn-0x<digits>``.
+        was_there: the machine had it before.
     """
 
     name: str
@@ -38,13 +28,13 @@ class VmAttachment:
     unit: int | None
     key: int | None
     uuid: str
-    change: Change | None = None
+    was_there: bool
 
     @property
     def guest_path(self) -> str:
-        """Where a Linux guest has it: one file for each controller; empty where that cannot be told.
+        """Where a Linux guest has it, one file for each controller that has the unit; empty where that cannot be told.
 
-        The pvscsi driver counts hosts in the order in which it finds controllers, and has the unit as the SCSI target.
+        The controller's place on the PCI bus, for which the ``*`` stands, is known when the machine runs; the unit is the SCSI target.
         """
         return "" if self.unit is None else f"/dev/disk/by-path/pci-*-scsi-0:0:{self.unit}:0"
 
@@ -55,9 +45,9 @@ class VmReport:
 
     Attributes:
         attachments: in the order in which they were asked for.
-        unprotected: why the machine can be destroyed with the disks that it has, which would delete those of images too; empty if it
-            cannot be, or has none.
+        protection_failure: why the vCenter could not be told to refuse to destroy the machine as long as it has disks of the store, or
+            to permit it when it has none any more; else empty. To destroy a machine deletes the disks that it has, those of images too.
     """
 
     attachments: tuple[VmAttachment, ...]
-    unprotected: str
+    protection_failure: str
