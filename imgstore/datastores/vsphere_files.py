@@ -138,10 +138,32 @@ class DatastoreFiles:
             raise NotFoundError(f"{self.shown(path)}: cannot measure it: no such file or directory")
         if not entry.is_directory:
             return entry.size
+        return sum(each.size for _, each in self.find_below(path, "*") if not each.is_directory)
+
+    def find_below(self, path: str, pattern: str) -> list[tuple[str, Entry]]:
+        """Paths of all that lies in a directory, or below it, and has a name of the pattern (``*`` and ``?``); none if it is not there."""
         shown = self.shown(path)
-        task = self._call(lambda: self._browser.SearchDatastoreSubFolders_Task(shown, _search_spec("*")), path, "measure it")
-        found = self.session.wait(task, f"{shown}: cannot measure it")
-        return sum(each.fileSize or 0 for folder in found for each in folder.file if not _is_directory(each))
+        try:
+            task = self._call(
+                lambda: self._browser.SearchDatastoreSubFolders_Task(shown, _search_spec(pattern)), path, "search it"
+            )
+            found = self.session.wait(task, f"{shown}: cannot search it")
+        except NotFoundError:
+            return []
+        top = self.shown("").rstrip("/")
+        paths = []
+        for folder in found:
+            directory = str(folder.folderPath).removeprefix(top).strip("/ ")
+            paths += [("/".join(filter(None, (directory, each.path))), _entry(each)) for each in folder.file]
+        return paths
+
+    def now(self) -> datetime.datetime:
+        """The time by the server's clock."""
+        instance = vim.ServiceInstance("ServiceInstance", self.session.content.rootFolder._stub)
+        found: datetime.datetime = self.session.run(
+            lambda: instance.CurrentTime(), f"{self.session.server}: cannot tell the time"
+        )
+        return found
 
     def make_directories(self, path: str) -> None:
         """Makes a directory, and those above it, unless they are there. Remembers those that it made.
@@ -150,7 +172,7 @@ class DatastoreFiles:
             NotFoundError: there is something in the way that is not a directory.
             NoSpaceError: the datastore is full.
         """
-        if path in self._made:
+        if path in self._made or not (path or self.location.path):
             return
         shown = self.shown(path)
         try:
@@ -312,7 +334,7 @@ class DatastoreFiles:
             found = self.session.wait(task, f"{shown}: cannot list it")
         except InvalidError as error:  # what vcsim says of a file
             raise NotFoundError(f"{shown}: cannot list it: is not a directory") from error
-        return [Entry(each.path, _is_directory(each), each.fileSize or 0, each.modification) for each in found.file]
+        return [_entry(each) for each in found.file]
 
     def _is_file_in_the_way(self, path: str) -> bool:
         names = path.split("/")
@@ -390,5 +412,6 @@ def _search_spec(pattern: str) -> vim.host.DatastoreBrowser.SearchSpec:
     return vim.host.DatastoreBrowser.SearchSpec(details=details, matchPattern=[pattern])
 
 
-def _is_directory(found: vim.host.DatastoreBrowser.FileInfo) -> bool:
-    return isinstance(found, vim.host.DatastoreBrowser.FolderInfo)
+def _entry(found: vim.host.DatastoreBrowser.FileInfo) -> Entry:
+    is_directory = isinstance(found, vim.host.DatastoreBrowser.FolderInfo)
+    return Entry(found.path, is_directory, found.fileSize or 0, found.modification)
