@@ -82,12 +82,19 @@ class VsphereDatastore(Datastore):
         login: closed with the datastore.
     """
 
+    platform_disks = True
+
     def __init__(self, location: DatastoreLocation, login: VsphereLogin) -> None:
         self._files = DatastoreFiles(VsphereSession(login), location)
         self.location = location
         self.fs = VsphereFS(self._files)
         self._owner = secrets.token_hex(6)
         self._closed = False
+
+    @property
+    def files(self) -> DatastoreFiles:
+        """The same files as the server has them, with the session."""
+        return self._files
 
     def open(self, path: str) -> StoredFile:
         split_name(path)
@@ -167,6 +174,13 @@ class VsphereDatastore(Datastore):
         self._check_open()
         self._find(path, directory=True)
         self._files.remove(path)
+
+    def remove_platform_disk(self, path: str) -> None:
+        """Removes the disk by the VirtualDiskManager, which knows its files and refuses where one is open, then the directory around it."""
+        directory = "/".join(split_name(path)[0])
+        self._check_open()
+        self._files.remove_disk(path)
+        self.remove_tree(directory)
 
     def usage(self, path: str = "") -> int:
         split_path(path)

@@ -207,6 +207,19 @@ class DatastoreFiles:
         task = self._call(lambda: self._file_manager.DeleteDatastoreFile_Task(shown, self.datacenter), path, "remove it")
         self.session.wait(task, f"{shown}: cannot remove it")
 
+    def remove_disk(self, path: str) -> None:
+        """Removes a virtual disk that the platform made, with all files of it, and without its parents.
+
+        Raises:
+            NotFoundError: it is missing.
+            InUseError: a running machine has it open.
+        """
+        self._forget_directories()
+        shown = self.shown(path)
+        manager = self.session.content.virtualDiskManager
+        task = self._call(lambda: manager.DeleteVirtualDisk_Task(shown, self.datacenter), path, "remove the disk")
+        self.session.wait(task, f"{shown}: cannot remove the disk")
+
     def move(self, source: str, target: str, *, replace: bool) -> None:
         """Renames a file or directory on the server. Not for ``.vmdk``: vSphere would take one for a disk, and rewrite it as flat.
 

@@ -133,7 +133,7 @@ class VmAttachments(StoreCore):
     def _wanted(self, files: DatastoreFiles, device: DeviceName, *, make_volumes: bool) -> WantedDisk:
         """The disk of the device, made over its parent if it is not there."""
         named = self._named(files, device)
-        if files.find(self._path(device)) is not None:
+        if self._datastore.exists(self._path(device)):
             return named
         if device.kind == "container":
             parent = self._disk_of(self._top_layer(device))
@@ -147,7 +147,7 @@ class VmAttachments(StoreCore):
             raise NotFoundError(
                 f"{named.path}: the disk of image {device.reference} is not there", hint="imgstore copy brings it there"
             )
-        if files.find(parent) is None:
+        if not self._datastore.exists(parent):
             problem = f"{files.shown(parent)}: is not there, and {device} is to stand on it"
             raise NotFoundError(problem, hint="imgstore copy brings it there")
         return replace(named, parent=files.shown(parent))
