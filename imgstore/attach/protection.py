@@ -13,6 +13,7 @@ Source of their form: govmomi ``object/authorization_manager_internal.go``.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from imgstore.errors import ImgstoreError
@@ -21,8 +22,15 @@ from imgstore.vsphere.soap import vim
 
 _METHOD = "Destroy_Task"
 _REASON = "It has disks of imgstore: detach them first, or images of other machines are deleted too."
+_UNKNOWN = b"InvalidRequestFault"
+"""What a server answers with that does not know a method."""
 _ANSWER_LIMIT = 1 << 16
 """Bytes of an answer; real ones have some hundred."""
+
+
+class _Refusal(NamedTuple):
+    why: str = ""
+    is_unknown: bool = False
 
 
 def forbid_destroy(session: VsphereSession, vm: vim.VirtualMachine, source: str) -> str:
@@ -37,24 +45,25 @@ def forbid_destroy(session: VsphereSession, vm: vim.VirtualMachine, source: str)
         Why it could not be done, or an empty string.
     """
     method = f"<method><method>{_METHOD}</method><reasonId>{escape(_REASON)}</reasonId></method>"
-    return _ask(session, vm, "DisableMethods", method, source)
+    return _ask(session, vm, "DisableMethods", method, source).why
 
 
 def allow_destroy(session: VsphereSession, vm: vim.VirtualMachine, source: str) -> str:
     """Takes back what `forbid_destroy` did for this source; others may still forbid it.
 
     Returns:
-        Why it could not be done, or an empty string.
+        Why it could not be done, or an empty string, also where nothing of that kind can have been done.
     """
-    return _ask(session, vm, "EnableMethods", f"<method>{_METHOD}</method>", source)
+    refusal = _ask(session, vm, "EnableMethods", f"<method>{_METHOD}</method>", source)
+    return "" if refusal.is_unknown else refusal.why
 
 
-def _ask(session: VsphereSession, vm: vim.VirtualMachine, name: str, method: str, source: str) -> str:
+def _ask(session: VsphereSession, vm: vim.VirtualMachine, name: str, method: str, source: str) -> _Refusal:
     if not session.is_vcenter:
-        return f"{session.server} is no vCenter, and hosts cannot forbid it"
+        return _Refusal(f"{session.server} is no vCenter, and hosts cannot forbid it", is_unknown=True)
     manager = session.content.authorizationManager
     if manager is None:
-        return f"{session.server} has no AuthorizationManager"
+        return _Refusal(f"{session.server} has no AuthorizationManager", is_unknown=True)
     envelope = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body>'
@@ -68,9 +77,11 @@ def _ask(session: VsphereSession, vm: vim.VirtualMachine, name: str, method: str
     try:
         with session.request("POST", "/sdk", f"{session.server}: {name}", headers=headers, body=lambda: envelope) as response:
             answer = next(response.iter_content(_ANSWER_LIMIT), b"")
-            return "" if response.status_code == 200 else _fault(answer, f"{response.status_code} {response.reason}")
+            if response.status_code == 200:
+                return _Refusal()
+            return _Refusal(_fault(answer, f"{response.status_code} {response.reason}"), is_unknown=_UNKNOWN in answer)
     except ImgstoreError as error:
-        return str(error)
+        return _Refusal(str(error))
 
 
 def _fault(answer: bytes, status: str) -> str:

@@ -6,11 +6,11 @@ Source: vSphere Web Services API, ``VirtualDeviceConfigSpec``, ``VirtualDiskFlat
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imgstore.attach.scsi import Controller, Slot
+from imgstore.vsphere.machine_disks import backing_files, is_same_file
 from imgstore.vsphere.soap import vim
 
 
@@ -136,24 +136,9 @@ def removed_disk(device: vim.vm.device.VirtualDevice) -> vim.vm.device.VirtualDe
     return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
 
 
-def is_same_file(one: str, other: str) -> bool:
-    """Whether two paths ``[DATASTORE] path`` name one file.
-
-    vSAN and vVols answer with the id of the object that a top-level directory is, whatever name was asked for.
-    """
-    if one == other:
-        return True
-    first, second = _PATH.fullmatch(one), _PATH.fullmatch(other)
-    if first is None or second is None or not (_OBJECT.fullmatch(first["top"]) or _OBJECT.fullmatch(second["top"])):
-        return False
-    return first["datastore"] == second["datastore"] and first["rest"] == second["rest"]
-
-
 _ADD = vim.vm.device.VirtualDeviceSpec.Operation.add
 _FIRST_KEY = -101
 """Behind the keys of new controllers."""
-_PATH = re.compile(r"\[(?P<datastore>[^\]]*)\] (?P<top>[^/]+)/(?P<rest>.+)", re.DOTALL)
-_OBJECT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|rfc4122\.[0-9a-f-]{36}|naa\.[0-9a-f]+")
 
 
 def _controller(device: vim.vm.device.VirtualSCSIController) -> Controller:
@@ -166,15 +151,11 @@ def _controller(device: vim.vm.device.VirtualSCSIController) -> Controller:
 def _disk(device: vim.vm.device.VirtualDisk, controllers: dict[int, Controller]) -> VmDisk:
     controller = controllers.get(device.controllerKey)
     slot = None if controller is None or device.unitNumber is None else Slot(controller, device.unitNumber)
-    parents = []
-    parent = getattr(device.backing, "parent", None)
-    while parent is not None:
-        parents.append(parent.fileName)
-        parent = parent.parent
+    path, *parents = backing_files(device) or [""]
     return VmDisk(
         key=device.key,
         slot=slot,
-        path=getattr(device.backing, "fileName", None) or "",
+        path=path,
         parents=tuple(parents),
         mode=getattr(device.backing, "diskMode", None) or "",
         uuid=getattr(device.backing, "uuid", None) or "",

@@ -317,6 +317,10 @@ class Datastore(abc.ABC):
         """
         raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
 
+    def files_in_use(self) -> frozenset[str]:
+        """Paths of the files that virtual machines have as disks, running or not, where ``platform_disks`` is set."""
+        return frozenset()
+
     @abc.abstractmethod
     def usages(self, directory: str) -> dict[str, int]:
         """Bytes of storage that each file in a directory takes, by name; none where there is no directory.

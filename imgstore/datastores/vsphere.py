@@ -38,8 +38,17 @@ from imgstore.datastores.datastore import (
 from imgstore.datastores.local_files import LocalStagedFile
 from imgstore.datastores.vsphere_files import DatastoreFiles
 from imgstore.datastores.vsphere_fs import VsphereFS
-from imgstore.errors import AlreadyExistsError, ImgstoreError, NoSpaceError, NotFoundError, UnavailableError, UnsupportedError
+from imgstore.errors import (
+    AlreadyExistsError,
+    ImgstoreError,
+    InUseError,
+    NoSpaceError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 from imgstore.vsphere.locations import DatastoreLocation
+from imgstore.vsphere.machine_disks import files_of_machines
 from imgstore.vsphere.session import VsphereLogin, VsphereSession
 from imgstore.vsphere.soap import vim
 
@@ -179,8 +188,15 @@ class VsphereDatastore(Datastore):
         """Removes the disk by the VirtualDiskManager, which knows its files and refuses where one is open, then the directory around it."""
         directory = "/".join(split_name(path)[0])
         self._check_open()
+        for file, machine in files_of_machines(self._files.session, self._files.datastore).items():
+            if self._files.relative(file) == path:
+                raise InUseError(f"{self._files.shown(path)}: VM {machine} has it", hint="imgstore detach takes it from there")
         self._files.remove_disk(path)
         self.remove_tree(directory)
+
+    def files_in_use(self) -> frozenset[str]:
+        files = files_of_machines(self._files.session, self._files.datastore)
+        return frozenset(path for file in files if (path := self._files.relative(file)) is not None)
 
     def usage(self, path: str = "") -> int:
         split_path(path)

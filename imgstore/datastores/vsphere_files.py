@@ -31,6 +31,7 @@ from imgstore.errors import (
 )
 from imgstore.vsphere.faults import FULL
 from imgstore.vsphere.locations import DatastoreLocation
+from imgstore.vsphere.machine_disks import in_directory
 from imgstore.vsphere.session import VsphereSession
 from imgstore.vsphere.soap import vim
 
@@ -102,6 +103,12 @@ class DatastoreFiles:
         """A path as vSphere writes it: ``[DATASTORE] path``."""
         below = "/".join(filter(None, (self.location.path, path)))
         return f"[{self.location.datastore}] {below}" if below else f"[{self.location.datastore}]"
+
+    def relative(self, shown: str) -> str | None:
+        """The path below here of one that vSphere has; None if it is not below."""
+        prefix = self.shown("x").removesuffix("x")
+        path = in_directory(shown, prefix) if self.location.path else shown
+        return path.removeprefix(prefix) if path.startswith(prefix) else None
 
     def scan(self, path: str) -> list[Entry]:
         """What a directory holds.

@@ -115,7 +115,6 @@ class VmAttachments(StoreCore):
         return self._datastore.files
 
     def _machine(self, files: DatastoreFiles, vm: str) -> VsphereMachine:
-        from imgstore.attach.vm_devices import is_same_file
         from imgstore.attach.vsphere import VsphereMachine
         from imgstore.vsphere.locations import parse_vm
 
@@ -125,8 +124,7 @@ class VmAttachments(StoreCore):
             raise InvalidError(f"{vm}: is not on the server of the store's datastore, {login.address}")
 
         def is_ours(path: str) -> bool:
-            found = _BELOW.fullmatch(path)
-            return found is not None and is_same_file(path, files.shown(found[1]))
+            return (files.relative(path) or "").startswith(_DIRECTORIES)
 
         return VsphereMachine(files.session, location, f"imgstore {self._id}", is_ours)
 
@@ -206,8 +204,8 @@ class VmAttachments(StoreCore):
         return [self._named(files, device) for device in devices]
 
 
-_BELOW = re.compile(r".*[ /]((?:disks|containers|volumes)/.+)", re.DOTALL)
-"""A path ``[DATASTORE] ...`` of a store, and what of it is below the store."""
+_DIRECTORIES = tuple(f"{directory}/" for directory in (layout.DISKS, layout.CONTAINERS, layout.VOLUMES))
+"""Where disks of a store lie: all else on the datastore is others', whatever vSAN calls its directory."""
 _VOLUME = re.compile(rf".*[ /]{layout.VOLUMES}/([^/]+)/\1\.vmdk", re.DOTALL)
 
 
@@ -248,4 +246,4 @@ def _shown(name: str, disk: VmDisk, *, was_there: bool) -> VmAttachment:
 
 
 def _missing(wanted: WantedDisk) -> VmAttachment:
-    return VmAttachment(wanted.name, wanted.path, wanted.mode, None, None, None, "", was_there=False)
+    return VmAttachment(wanted.name, wanted.path, wanted.mode.value, None, None, None, "", was_there=False)

@@ -10,10 +10,10 @@ from imgstore.attach.vm_devices import (
     WantedDisk,
     added_controller,
     added_disk,
-    is_same_file,
     read_devices,
     removed_disk,
 )
+from imgstore.vsphere.machine_disks import is_same_file
 from imgstore.vsphere.soap import vim
 
 device = vim.vm.device
