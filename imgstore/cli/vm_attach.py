@@ -48,7 +48,7 @@ def attach_to_vm(session: Session, names: Sequence[str], vm: str, *, make_volume
         )
     if report.protection_failure:
         _warn(f"nothing keeps VM {vm} from being destroyed with its disks, those of images too: {report.protection_failure}")
-        _warn("detach them before you do that")
+        _hint("detach them first, whenever it is to be destroyed")
 
 
 def detach_from_vm(session: Session, names: Sequence[str], vm: str) -> None:
@@ -66,8 +66,8 @@ def detach_from_vm(session: Session, names: Sequence[str], vm: str) -> None:
 
 
 def device_names(names: Iterable[str]) -> list[str]:
-    """What has no kind is a container."""
-    return [name if "/" in name else f"container/{name}" for name in names]
+    """What has no kind, and is no file, is a container."""
+    return [name if "/" in name or name.startswith("[") else f"container/{name}" for name in names]
 
 
 def _describe(each: VmAttachment) -> dict[str, object]:
@@ -89,4 +89,8 @@ def _cells(each: VmAttachment) -> tuple[str, ...]:
 
 
 def _warn(text: str) -> None:
-    print(f"imgstore: {output.printable(text)}", file=sys.stderr)
+    print(f"imgstore: warning: {output.printable(text)}", file=sys.stderr)
+
+
+def _hint(text: str) -> None:
+    print(f"hint: {text}", file=sys.stderr)

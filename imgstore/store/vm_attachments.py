@@ -74,13 +74,18 @@ class VmAttachments(StoreCore):
 
         When it has none of the store's any more, it can be destroyed again.
 
+        Args:
+            names: as for `attach_to_vm`, or a disk's file, ``[DATASTORE] path``, as `vm_attachments` has it.
+            vm: likewise.
+
         Raises:
             NotFoundError: no such machine, image or container.
             InvalidError, InUseError, UnsupportedError: as `attach_to_vm` has them.
         """
         files = self._files()
-        devices = _parse(names)
-        wanted = [self._named(files, device) for device in devices]
+        wanted = [
+            _at_path(files, name) if name.startswith("[") else self._named(files, parse_device_name(name)) for name in names
+        ]
         _check_each_is_one(wanted)
         machine = self._machine(files, vm)
         gone = machine.detach(wanted)
@@ -214,6 +219,14 @@ def _parse(names: Iterable[str]) -> list[DeviceName]:
     if not devices:
         raise InvalidError("no disk is named")
     return devices
+
+
+def _at_path(files: DatastoreFiles, path: str) -> WantedDisk:
+    from imgstore.attach.vm_devices import DiskMode, WantedDisk
+
+    if not (files.relative(path) or "").startswith(_DIRECTORIES):
+        raise InvalidError(f"{path}: is no disk of the store at {files.shown('')}")
+    return WantedDisk(path, path, DiskMode.INDEPENDENT_PERSISTENT)
 
 
 def _check_each_is_one(wanted: Sequence[WantedDisk]) -> None:
