@@ -13,8 +13,8 @@ Source of their form: govmomi ``object/authorization_manager_internal.go``.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from html import escape
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 from imgstore.errors import ImgstoreError
 from imgstore.vsphere.session import VsphereSession

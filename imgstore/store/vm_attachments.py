@@ -14,7 +14,7 @@ from imgstore.attach.vm_attachment import VmAttachment, VmReport
 from imgstore.containers import marker_of
 from imgstore.datastores.datastore import PART_SUFFIX
 from imgstore.device_names import DeviceName, parse_device_name
-from imgstore.errors import InvalidError, NotFoundError, UnsupportedError
+from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.gc import kept
 from imgstore.images import familiar
 from imgstore.store.core import StoreCore
@@ -62,9 +62,10 @@ class VmAttachments(StoreCore):
             failure = machine.forbid_destroy() if protect else ""
             try:
                 found = machine.attach(wanted)
-            except BaseException:
+            except ImgstoreError:
                 if protect:
-                    machine.allow_destroy()
+                    with contextlib.suppress(ImgstoreError):
+                        machine.allow_destroy()
                 raise
         shown = [_shown(disk.name, there, was_there=was_there) for disk, (there, was_there) in zip(wanted, found, strict=True)]
         return VmReport(tuple(shown), failure)
@@ -125,7 +126,7 @@ class VmAttachments(StoreCore):
 
         place, login = files.location, files.session.login
         location = parse_vm(vm, replace(login, datacenter=place.datacenter))
-        if (location.host, location.port) != (login.host, login.port):
+        if (location.host.casefold(), location.port) != (login.host.casefold(), login.port):
             raise InvalidError(f"{vm}: is not on the server of the store's datastore, {login.address}")
 
         def is_ours(path: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from imgstore.attach.vsphere import find_vm
-from imgstore.errors import InUseError, InvalidError, NotFoundError
+from imgstore.errors import DeniedError, InUseError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.store import ImageStore
 from imgstore.vsphere.locations import VmLocation
 from imgstore.vsphere.session import VsphereSession
@@ -96,11 +96,11 @@ def seen(server: Vcsim) -> dict[str, tuple[int, str, str | None]]:
         }
 
 
-def test_a_session_at_the_command_line(server: Vcsim, directory: Path) -> None:
+def test_a_session_at_the_command_line(server: Vcsim, store: ImageStore, directory: Path) -> None:
     program = VsphereCommandLine(directory, server)
     url = f"vsphere://{server.host}:{server.port}/{DATACENTER}/vm/{VM}"
     container = program.text("container", "create", "--name", "web", IMAGE, "serve").strip()
-    top = program.text("disk", IMAGE).strip().removeprefix(f"[{DATASTORE}] a store/")
+    top = store.image(IMAGE).disks[-1].removeprefix(f"[{DATASTORE}] a store/")
     own = f"containers/{container}/{container}.vmdk"
     assert not (directory / own).exists()
 
@@ -134,7 +134,6 @@ def test_a_session_at_the_command_line(server: Vcsim, directory: Path) -> None:
     ]
     assert seen(server) == attached
 
-    assert "VM DC0_H0_VM0 has it" in program.fails(9, "container", "rm", "web")
     gone = program.text("detach", "web", "volume/data", "volume/never", "--vm", url)
     assert [line.split(maxsplit=1) for line in gone.splitlines()[1:]] == [
         ["container/web", "detached"],
@@ -143,40 +142,60 @@ def test_a_session_at_the_command_line(server: Vcsim, directory: Path) -> None:
     ]
     assert list(seen(server)) == [top]
     assert (directory / own).exists()
-    program.text("container", "rm", "web")
-    assert not (directory / own).parent.exists()
-    assert program.text("check") == ""
 
 
-def test_bad_input(server: Vcsim, directory: Path, tmp_path: Path) -> None:
+def test_a_container_is_removed_with_its_disk_when_no_machine_has_it(store: ImageStore, directory: Path) -> None:
+    web = store.create_container(IMAGE, name="web")
+    store.attach_to_vm(["container/web"], VM)
+    with pytest.raises(InUseError, match=f"^container web: .*{web.id}.vmdk: VM {VM} has it$"):
+        store.remove_container("web")
+    store.detach_from_vm(["container/web"], VM)
+    assert list(store.check()) == []
+    store.remove_container("web")
+    assert list((directory / "containers").iterdir()) == []
+    assert list(store.check()) == []
+
+
+def test_bad_words(server: Vcsim, directory: Path) -> None:
     program = VsphereCommandLine(directory, server)
-    container = program.text("container", "create", "--name", "web", IMAGE, "serve").strip()
     image = f"image/{IMAGE}"
-    assert "has no VM none" in program.fails(4, "attach", image, "--vm", "none")
-    assert "No such container: nobody" in program.fails(4, "attach", "nobody", "--vm", VM)
-    assert "there is no such disk of volume data" in program.fails(4, "attach", "volume/data", "--vm", VM)
-    assert "is the disk of container/web too" in program.fails(2, "attach", "web", f"container/{container}", "--vm", VM)
-    assert "is not on the server" in program.fails(2, "attach", image, "--vm", f"vsphere://elsewhere/{DATACENTER}/vm/{VM}")
     assert "--nbd does not go with --vm" in program.fails(2, "attach", image, "--vm", VM, "--nbd", "unix:///x")
     assert "--make-volumes does not go with" in program.fails(2, "attach", image, "--qmp", "/x", "--make-volumes")
     assert "--qmp and --vm exclude each other" in program.fails(2, "detach", image, "--qmp", "/x", "--vm", VM)
-    local = tmp_path / "local"
-    program.text("--store", local, "init")
-    assert "vSphere takes disks from its own datastores only" in program.fails(11, "--store", local, "attachments", "--vm", VM)
-    for disk in directory.glob("disks/*.vmdk"):
-        disk.unlink()
-    assert "is not there, and container/web is to stand on it" in program.fails(4, "attach", "web", "--vm", VM)
+
+
+def test_wrong_credentials(server: Vcsim) -> None:
+    login = replace(server.login, password="wrong")
+    with pytest.raises(DeniedError, match="wrong user name or password"):
+        ImageStore.open(server.url("a store"), vsphere=login)
+
+
+def test_bad_names(store: ImageStore, server: Vcsim, directory: Path) -> None:
+    web = store.create_container(IMAGE, name="web")
+    for names, error, words in (
+        ([], InvalidError, "no disk is named"),
+        (["container/nobody"], NotFoundError, "No such container: nobody"),
+        (["volume/data"], NotFoundError, "there is no such disk of volume data"),
+        (["container/web", f"container/{web.id}"], InvalidError, "is the disk of container/web too"),
+        (["volume/data.json"], InvalidError, "cannot be called that on a vSphere datastore"),
+        (["volume/a/b"], InvalidError, "includes invalid characters"),
+        (["web"], InvalidError, "has no kind that is known"),
+    ):
+        with pytest.raises(error, match=words):
+            store.attach_to_vm(names, VM)
+    with pytest.raises(InvalidError, match="is not on the server"):
+        store.attach_to_vm(["container/web"], f"vsphere://elsewhere/{DATACENTER}/vm/{VM}")
+    with pytest.raises(NotFoundError, match="datacenter DC0 has no VM none"):
+        store.attach_to_vm(["container/web"], "none")
+    (directory / "disks/scratch.vmdk").unlink()
+    with pytest.raises(NotFoundError, match=r"disks/scratch\.vmdk: is not there, and volume/data is to stand on it"):
+        store.attach_to_vm(["volume/data"], VM, make_volumes=True)
     assert seen(server) == {}
 
 
-def test_wrong_credentials(server: Vcsim, directory: Path) -> None:
-    @dataclass(frozen=True)
-    class Stranger(VsphereCommandLine):
-        @property
-        def environment(self) -> dict[str, str]:
-            return {**super().environment, "GOVC_PASSWORD": "wrong"}
-
-    assert "wrong user name or password" in Stranger(directory, server).fails(5, "attach", f"image/{IMAGE}", "--vm", VM)
+def test_a_store_elsewhere_has_no_machines() -> None:
+    with ImageStore.open("mem://") as store, pytest.raises(UnsupportedError, match="mem://: vSphere takes disks from its own"):
+        store.vm_attachments(VM)
 
 
 def test_more_disks_than_one_controller_takes(store: ImageStore) -> None:
@@ -217,12 +236,6 @@ def test_a_disk_that_a_machine_has_is_not_removed(store: ImageStore, directory: 
     assert gone.was_there
     store.prune()
     assert [path.name for path in directory.glob("disks/*.vmdk") if "-flat" not in path.name] == ["scratch.vmdk"]
-
-
-@pytest.mark.parametrize("name", ["data.json", "data.vmdk", "a/b", "-x"])
-def test_names_that_no_volume_has_there(store: ImageStore, name: str) -> None:
-    with pytest.raises(InvalidError, match="volume"):
-        store.attach_to_vm([f"volume/{name}"], VM, make_volumes=True)
 
 
 def test_destroy_is_refused_as_long_as_disks_are_there(vcenter: Vcenter, directory: Path) -> None:

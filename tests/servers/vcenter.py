@@ -88,7 +88,9 @@ class _Handler(Handler):
         try:
             connection.request(self.command, self.path, self.seen.body, headers)
             response = connection.getresponse()
-            kept = {name: value for name, value in response.getheaders() if name in ("Content-Type", "Set-Cookie")}
+            kept = {
+                name: value for name, value in response.getheaders() if name in ("Content-Range", "Content-Type", "Set-Cookie")
+            }
             return Answer(response.status, response.read(), kept)
         finally:
             connection.close()
