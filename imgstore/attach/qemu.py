@@ -78,7 +78,7 @@ def name_serial(disk: AttachedDisk) -> str:
         return serial
     digits = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:6]
     last = re.sub(r"[^\w.-]", "-", name.rpartition("/")[2], flags=re.ASCII)
-    return f"{prefix}-{last[: SERIAL_MAX - len(prefix) - 8]}-{digits}"
+    return f"{prefix}-{last[: SERIAL_MAX - len(prefix) - 8].rstrip('-._')}-{digits}"
 
 
 def block_nodes(disk: AttachedDisk, name: str, nbd: SocketAddress | None = None) -> list[Node]:

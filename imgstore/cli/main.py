@@ -52,6 +52,7 @@ COMMANDS: Commands = {
     "tags": ("registry", "tags", "List the tags of a repository."),
     "manifest": ("registry", "manifest", "Show the manifest or index of an image, as JSON."),
     "serve": ("serve", "serve", "Answer Docker's clients: the Docker Engine API for images."),
+    "nbd": ("nbd", "nbd", "Serve disks as network block devices."),
     "init": ("store", "init", "Make a store."),
     "rebuild": ("store", "rebuild", "Make the catalog again from the datastore."),
 }

@@ -63,12 +63,12 @@ class StoredFile(abc.ABC):
             UnavailableError: the datastore does not answer.
         """
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        """Exactly ``length`` bytes at ``offset`` if all of them are in memory, else None: what would wait, and what would fail.
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fills ``buffer`` with what is at ``offset`` if all of it is in memory; whether it is filled. Not what would wait, or fail.
 
         Not every datastore can tell: one that cannot never has anything ready.
         """
-        return None
+        return False
 
     @abc.abstractmethod
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:

@@ -171,9 +171,12 @@ class MemoryFile(StoredFile):
             self._handle().seek(offset)
             return self._file.read(length)
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        data = self.pread(offset, length)
-        return data if len(data) == length else None
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        data = self.pread(offset, len(buffer))
+        if len(data) < len(buffer):
+            return False
+        buffer[:] = data
+        return True
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)

@@ -78,6 +78,7 @@ class Attachments(StoreCore):
             machine = Machine(connection)
             there = machine.find(disks)
             lacking = [disk for disk in disks if plug_id(disk) not in there]
+            machine.forget(lacking)
             plugged = machine.plug(lacking if nbd else self.ready_disks(lacking), model, nbd)
         every = there | {disk.id: disk for disk in plugged}
         return [every[plug_id(disk)] for disk in disks]

@@ -44,6 +44,7 @@ def read_header(file: ReadableFile, offset: int = 0) -> HostedHeader:
         ("grain_size", header.grain_size in _GRAIN_SIZES, "not a power of two up to 128"),
         ("table_entries", header.table_entries in _TABLE_SIZES, "not a power of two from 128 to 4096"),
         ("descriptor_offset", header.descriptor_offset > 0, "an extent of a disk of several files is not read"),
+        ("descriptor_offset", header.descriptor_offset < MAX_SECTORS, f"no file has more than {MAX_SECTORS} sectors"),
         (
             "descriptor_size",
             0 < header.descriptor_size <= _MAX_DESCRIPTOR_SECTORS,

@@ -144,6 +144,19 @@ class TestStaging:
                 staging.publish()
         assert datastore.list("disks/x") == []
 
+    def test_files_take_the_place_of_others(self, datastore: Datastore) -> None:
+        publish(datastore, "disks", x=b"old", z=b"stays")
+        with datastore.open("disks/x") as before, datastore.stage("disks", "a") as staging:
+            staging.create("y").pwrite(0, b"first")
+            staging.create("x").pwrite(0, b"new")
+            staging.replace()
+            assert before.pread(0, 9) == b"old"
+        contents = {name: datastore.read_bytes(f"disks/{name}") for name in datastore.list("disks")}
+        assert contents == {"x": b"new", "y": b"first", "z": b"stays"}
+        assert datastore.parts("disks") == []
+        with pytest.raises(ValueError, match="disks/a was published or discarded already"):
+            staging.replace()
+
     def test_a_name_is_made_once(self, datastore: Datastore) -> None:
         with datastore.stage("a", "test") as staging:
             staging.create("x")

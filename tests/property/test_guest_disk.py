@@ -48,7 +48,9 @@ def assert_shows(device: GuestDevice, model: bytearray, chance: random.Random) -
     assert device.read(0, SIZE) == model
     start = chance.randrange(SIZE)
     length = chance.randrange(SIZE - start + 1)
-    assert device.read_ready(start, length) == device.read(start, length) == model[start : start + length]
+    ready = bytearray(length)
+    assert device.read_ready_into(start, memoryview(ready))
+    assert ready == device.read(start, length) == model[start : start + length]
     position = start
     for extent in device.extents(start, length):
         assert extent.offset == position

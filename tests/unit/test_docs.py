@@ -36,6 +36,7 @@ from imgstore.layout import (
     grain_sums_file,
     image_directory,
     layer_marker,
+    merged_sums_file,
     recipe_file,
 )
 from imgstore.progress import State
@@ -211,6 +212,7 @@ def test_the_layout_of_a_store() -> None:
     assert f"\n{blobs_file('sha256:<chain id>')} " in text
     assert f"\n{image_directory('sha256:<image id>')}/image.json " in text
     assert f"\n{DISKS}/{recipe_file('<chain id>')} " in text
+    assert f"\n{DISKS}/{merged_sums_file('<chain id>')} " in text
     assert f"\n{container_disk('<container id>')} " in text and f"\n{container_marker('<container id>')} " in text
     for kind in (
         markers.StoreMarker,
