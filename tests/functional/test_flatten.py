@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from imgstore import layout, markers
@@ -254,6 +255,23 @@ def test_a_damaged_grain_is_not_copied(store: ImageStore, six: str) -> None:
         store.flatten(six)
     assert {path.name: path.stat().st_ino for path in disk.parent.glob("*.vmdk")} == before
     assert depth(store, six) == 7 and leftovers(store) == []
+
+
+def test_what_a_check_finds(store: ImageStore, six: str) -> None:
+    store.flatten(six, 2)
+    marker = marker_of(store, six, 4)
+    path = Path(store.location) / layout.layer_marker(marker.chain_id)
+    disk = marker.disk
+    assert disk is not None and disk.merged
+    whole = path.read_bytes()
+    path.write_bytes(markers.encode(msgspec.structs.replace(marker, disk=msgspec.structs.replace(disk, merged=False))))
+    found = {finding.object: finding.problem for finding in store.check()}
+    assert found[f"disks/{disk.file}"] == "has no parent, but its marker says that it was not merged"
+    path.write_bytes(whole)
+    below = Path(store.image(six).layers[2].disk or "")
+    below.chmod(0o644)
+    below.write_bytes(below.read_bytes().replace(b"\nCID=", b"\nCID=0", 1).replace(b'"lsilogic"', b'"lsilogi"', 1))
+    assert f"chain below disks/{disk.file}" in {finding.object for finding in store.check()}
 
 
 def test_a_copy_that_the_quota_has_no_room_for(store: ImageStore, six: str, tmp_path: Path) -> None:
