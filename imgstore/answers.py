@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from imgstore.errors import ImgstoreError
 from registry_client.options import Options
 from registry_client.platform import Platform
 
@@ -244,6 +245,23 @@ class HistoryItem:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A disk that can be had as a device.
+
+    Attributes:
+        name: ``image/REFERENCE``, ``container/NAME`` or ``volume/NAME``: what ``ImageStore.open_device`` takes.
+        size: bytes.
+        read_only: nobody can write it, but for a private overlay.
+        description: what it is, for people.
+    """
+
+    name: str
+    size: int
+    read_only: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class PruneReport:
     """What a prune removed.
 
@@ -330,6 +348,103 @@ class PushResult:
     reference: str
     digest: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """What a copy of an image to another datastore did.
+
+    Attributes:
+        location: the store there.
+        references: the names that the image has there by it, as docker shows them.
+        copied_layers, present_layers: how many came, and how many were there already.
+        copied_bytes: that the files of the layers that came take there.
+        changed: False when the image, all its layers and its names were there.
+    """
+
+    location: str
+    image_id: str
+    references: tuple[str, ...]
+    copied_layers: int
+    present_layers: int
+    copied_bytes: int
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPlan:
+    """What a copy of an image would do.
+
+    Attributes:
+        layers: how many would be copied.
+        bytes: that those take in the store that they come from; those that it has not pulled yet are not counted.
+        problem: why it cannot be done, or empty.
+    """
+
+    location: str
+    layers: int
+    present_layers: int
+    bytes: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedPlan:
+    """What seeding would do for one image of the list.
+
+    Attributes:
+        reference: as the list has it.
+        pulled_layers: how many the store would pull.
+        pulled_bytes: of these, as they are sent.
+        copies: one for each datastore.
+        problem: why the image cannot be pulled, or empty; then nothing else is known.
+    """
+
+    reference: str
+    pulled_layers: int = 0
+    pulled_bytes: int = 0
+    copies: tuple[CopyPlan, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFailure:
+    """What seeding could not do: a pull, where ``location`` is empty; a copy; or all of a datastore, where ``reference`` is empty."""
+
+    reference: str
+    location: str
+    error: ImgstoreError
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReport:
+    """What seeding did, in the order of the list and of the datastores.
+
+    Attributes:
+        pulls: of the images that the list names, once each.
+        copies: to each datastore, its images in the order of the list.
+    """
+
+    pulls: tuple[PullResult, ...]
+    copies: tuple[CopyResult, ...]
+    failures: tuple[SeedFailure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStore:
+    """What a store has, as one finds it who does not open it for writing.
+
+    Attributes:
+        location: where it is.
+        capacity: of its disks in bytes.
+        images: that are whole, newest first.
+        left_out: what is there and not whole, a sentence each.
+    """
+
+    location: str
+    capacity: int
+    images: tuple[Image, ...]
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,8 @@ class GuestDevice(BlockDevice, Protocol):
         """Whether everything that would change it is a DeniedError."""
         ...
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        """As `read`, of what is in memory already; None where that would have to wait for the storage."""
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """As `read`, filling ``buffer`` with what is in memory already; whether it is filled. If not, `read` would have to wait."""
         ...
 
     def write(self, offset: int, data: Bytes) -> None:
@@ -109,12 +109,13 @@ class GuestDevice(BlockDevice, Protocol):
         """Returns when all that was written before would survive a power cut.
 
         Raises:
+            NoSpaceError: the datastore is full; nothing is lost, and a later flush may do it.
             UnavailableError: the storage failed; what was written since the last flush may be lost.
         """
         ...
 
     def close(self) -> None:
-        """Flushes, and gives the disk back; allowed more than once."""
+        """Flushes, and gives the disk back, also if that fails; allowed more than once. No other call may be running."""
         ...
 
 
@@ -133,6 +134,10 @@ class ReadableFile(Protocol):
 
     def pread(self, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset``, fewer only where the file ends."""
+        ...
+
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fills ``buffer`` with what is at ``offset`` if all of it is in memory; whether it is filled. Not what would wait, or fail."""
         ...
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:

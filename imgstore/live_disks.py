@@ -17,6 +17,7 @@ from imgstore.errors import InvalidError, NotFoundError
 from imgstore.vmdk.chain import Chain, open_chain
 from imgstore.vmdk.child import random_cid, write_child
 from imgstore.vmdk.editor import EditedDisk
+from imgstore.vmdk.guest import GuestDisk
 from imgstore.vmdk.intent import apply_intent
 
 _MAX_INTENT = 1 << 30
@@ -135,6 +136,27 @@ class LiveDisks:
                 except BaseException:
                     device.discard()
                     raise
+
+    def attach(self, path: str) -> GuestDisk:
+        """The disk with its parents as a guest has it: what is written is in it at once, and durable with a flush.
+
+        Nobody else has it open until it is closed.
+
+        Raises:
+            InUseError: a guest or another thread or process has it open.
+            NotFoundError: it, or a parent, is missing.
+            CorruptError: a disk is damaged, or does not fit its parent.
+            UnsupportedError: another program made it, and not all of its tables are where they can be written.
+        """
+        stack = contextlib.ExitStack()
+        try:
+            file = stack.enter_context(self._datastore.open_live(path, writable=True))
+            self._finish(file)
+            chain = stack.enter_context(self._open_chain(file))
+            return GuestDisk(chain, file, stack.close)
+        except BaseException:
+            stack.close()
+            raise
 
     def recover(self, path: str) -> None:
         """Ends an edit that a crash cut off while it was committed; to be called before any other program opens the disk.

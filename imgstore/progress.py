@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class State(enum.StrEnum):
-    """What happens to a layer, in the order in which it happens: first in a pull, then in a push."""
+    """What happens to a layer, in the order in which it happens: first in a pull, then in a push, then in a copy."""
 
     PULLING = "Pulling fs layer"
     WAITING = "Waiting"
@@ -27,6 +27,10 @@ class State(enum.StrEnum):
     MOUNTED = "Mounted from"
     """The message of the event says from which repository."""
     IN_REGISTRY = "Layer already exists"
+
+    COPYING = "Copying"
+    COPIED = "Copied"
+    """To another datastore. The layer's identifier is followed by where it goes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from imgstore.ext4.format import format_file_system
 from imgstore.live_disks import LiveDisks, ParentLink
 from imgstore.vmdk.chain import MAX_DEPTH, Chain, parent_path
 from imgstore.vmdk.child import random_cid
+from imgstore.vmdk.guest import GuestDisk
 from imgstore.vmdk.hosted import HostedDisk, HostedDiskWriter, open_disk
 from imgstore.vmdk.snapshot import SnapshotDevice
 
@@ -103,6 +104,10 @@ class VolumeDisks:
         """The disk, to be written as a whole or not at all; see `LiveDisks.edit`."""
         with self._live.edit(layout.volume_disk(disk_id)) as device:
             yield device
+
+    def attach(self, disk_id: str) -> GuestDisk:
+        """The disk as a guest has it; see `LiveDisks.attach`."""
+        return self._live.attach(layout.volume_disk(disk_id))
 
     @contextlib.contextmanager
     def held(self, disk_id: str) -> Iterator[ParentLink]:

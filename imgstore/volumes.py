@@ -28,6 +28,7 @@ from imgstore.leases import held
 from imgstore.markers import SnapshotRecord, VolumeMarker
 from imgstore.timestamps import format_timestamp
 from imgstore.vmdk.chain import Chain
+from imgstore.vmdk.guest import GuestDisk
 from imgstore.volume_markers import (
     FoundVolume,
     VolumeProblem,
@@ -167,6 +168,16 @@ class Volumes:
             with self._staying(name) as found:
                 device = stack.enter_context(found.store.disks.edit(found.marker.disk))
             yield device
+
+    def attach(self, name: str) -> GuestDisk:
+        """The disk of a volume as a guest has it, until it is closed.
+
+        Raises:
+            NotFoundError: there is no such volume.
+            InUseError: a guest or another thread or process has it open.
+        """
+        with self._staying(name) as found:
+            return found.store.disks.attach(found.marker.disk)
 
     def grow(self, name: str, capacity: int) -> None:
         """Gives a volume a larger disk, a copy of what it has, and lets the file system fill it. Snapshots keep the old one.

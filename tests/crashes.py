@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from imgstore.blocks import Bytes
+from imgstore.blocks import SECTOR, Bytes
 
 Change = Callable[[bytearray], None]
 
@@ -110,6 +110,39 @@ class CrashFile:
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+class GuestCrashFile(CrashFile):
+    """The same for a ``GuestDisk``, whose promises are of sectors: a sector that is written is written whole or not at all."""
+
+    def pwrite(self, offset: int, data: Bytes) -> None:
+        kept = bytes(data)
+        end = offset + len(kept)
+        middle = min(end, (offset + len(kept) // 2 + SECTOR - 1) // SECTOR * SECTOR)
+        self._change(lambda disk: _put(disk, offset, kept[: middle - offset]))
+        if middle < end:
+            self._change(lambda disk: _put(disk, middle, kept[middle - offset :]))
+
+    def truncate(self, size: int) -> None:
+        self._change(lambda disk: _resize(disk, size))
+
+    def punch(self, offset: int, length: int) -> None:
+        self.zero(offset, length)
+
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        self.pwrite(offset, bytes(length))
+
+    def fdatasync(self) -> None:
+        self.fsync()
+
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        buffer[:] = self.pread(offset, len(buffer))
+        return True
+
+    def _change(self, change: Change) -> None:
+        self._machine.step()
+        self._machine.pending.append(change)
+        change(self._data)
 
 
 class CrashIntents:

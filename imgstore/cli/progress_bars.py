@@ -16,7 +16,7 @@ from imgstore.cli.output import printable
 from imgstore.cli.units import format_size
 from imgstore.progress import ProgressEvent, ProgressSink, State
 
-FINISHED = (State.COMPLETE, State.EXISTS, State.PUSHED, State.MOUNTED, State.IN_REGISTRY)
+FINISHED = (State.COMPLETE, State.EXISTS, State.PUSHED, State.MOUNTED, State.IN_REGISTRY, State.COPIED)
 QUEUED = (State.PULLING, State.WAITING, State.PREPARING)
 LINES_BESIDE_LAYERS = 2  # the total, and the line of the cursor
 
@@ -86,6 +86,8 @@ class LayerBars(Progress):
             layer.first = event.current
         elif state is State.CONVERTING:
             layer.first, layer.second = layer.size, event.current
+        elif state is State.COPYING:
+            layer.first = layer.second = event.current
         elif state is State.PUSHING and event.total:
             layer.first, layer.second = layer.size, layer.size * event.current // event.total
             total = event.total

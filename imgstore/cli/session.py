@@ -40,7 +40,11 @@ class Session:
         if self.chosen_location == "":
             raise InvalidError("--store: the name of the store is empty")
         chosen = self.chosen_location or config.store_location(self.environment, is_root=os.geteuid() == 0)
-        return config.absolute_location(chosen, directory=os.getcwd())  # noqa: PTH109 - pathlib is a tenth of our start
+        return self.absolute(chosen)
+
+    def absolute(self, location: str) -> str:
+        """A location that a command line names: an absolute path, or a URL as it stands."""
+        return config.absolute_location(location, directory=os.getcwd())  # noqa: PTH109 - pathlib is a tenth of our start
 
     def open_store(self, *, create: bool = True, registries: Options | None = None) -> ImageStore:
         """Opens the store, and makes it if it is missing and ``create``; close it with ``with``."""

@@ -63,6 +63,13 @@ class StoredFile(abc.ABC):
             UnavailableError: the datastore does not answer.
         """
 
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fills ``buffer`` with what is at ``offset`` if all of it is in memory; whether it is filled. Not what would wait, or fail.
+
+        Not every datastore can tell: one that cannot never has anything ready.
+        """
+        return False
+
     @abc.abstractmethod
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """The (offset, length) runs inside the range that may hold data, ascending; what is between them reads as zeros."""
@@ -97,13 +104,35 @@ class StagedFile(StoredFile):
     def fsync(self) -> None:
         """Returns when everything written before would survive a power cut."""
 
+    def clone(self, source: StoredFile) -> bool:
+        """Makes this empty file one that shares the storage of ``source``, at no cost; or changes nothing, and returns False.
+
+        The file systems that can do that are few (Btrfs, XFS, bcachefs, NFS 4.2), and both files must lie on the same one.
+        """
+        return False
+
 
 class LiveFile(StagedFile):
     """A file at its final place, which everybody sees while it is written: what is half done after a crash is the writer's to know."""
 
     @abc.abstractmethod
     def punch(self, offset: int, length: int) -> None:
-        """Gives back the storage of bytes that nobody needs any more, where the datastore can; what they read as then is open."""
+        """Gives back the storage of bytes that nobody needs any more, where the datastore can; they read as before then, or as zeros."""
+
+    @abc.abstractmethod
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        """Makes bytes inside the file read as zeros, by the quickest way that the datastore has.
+
+        Args:
+            keep_space: keep their storage; else it is given back where that can be done.
+
+        Raises:
+            NoSpaceError: the datastore is full; any part may be zeros.
+        """
+
+    @abc.abstractmethod
+    def fdatasync(self) -> None:
+        """Returns when the bytes written before would survive a power cut, and be found; times and the file's name may not."""
 
 
 class Staging(abc.ABC):
@@ -197,6 +226,18 @@ class Datastore(abc.ABC):
             InUseError: somebody has it open in a way that forbids this.
             NotFoundError: it is missing, or not a regular file.
         """
+
+    def create_unnamed(self, label: str) -> LiveFile:
+        """A new, empty file that nobody else sees, and that vanishes when it is closed, or with the process.
+
+        Args:
+            label: its ``path``: what errors call it.
+
+        Raises:
+            NoSpaceError: the datastore is full.
+            UnsupportedError: the datastore has no such files.
+        """
+        raise UnsupportedError(f"{label}: the datastore has no files without a name")
 
     @abc.abstractmethod
     def sync(self) -> None:

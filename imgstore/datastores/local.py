@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -94,6 +95,11 @@ class LocalDatastore(Datastore):
                 file.close()
                 raise
         return file
+
+    def create_unnamed(self, label: str) -> LocalLiveFile:
+        self._check_open()
+        with named_errors(label, "create it"), tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+            return LocalLiveFile(label, os.dup(file.fileno()))
 
     def sync(self) -> None:
         with named_errors("", "put it on stable storage"), self._directory_at(()) as root:

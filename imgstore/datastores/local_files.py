@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from imgstore.blocks import Bytes
 from imgstore.datastores import image_locks
 from imgstore.datastores.datastore import LiveFile, StagedFile, StoredFile, in_use, named_errors
-from imgstore.datastores.linux import punch_hole
+from imgstore.datastores.linux import clone_file, punch_hole, zero_range
 from imgstore.datastores.write_behind import ALIGNMENT, WriteBehind
 from imgstore.errors import NotFoundError
 
@@ -22,12 +22,16 @@ _DIRECT_LENGTH = 1 << 17
 """Shorter writes are metadata, which is read again soon."""
 
 
+_ZEROS = memoryview(bytes(1 << 20))
+
+
 class LocalFile(StoredFile):
     """A file opened for reading; takes over the descriptor."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self._path = path
         self._open_descriptor = descriptor
+        self._tells_ready = True
 
     @property
     def _descriptor(self) -> int:
@@ -57,6 +61,19 @@ class LocalFile(StoredFile):
                 offset += len(data)
                 length -= len(data)
         return b"".join(parts)
+
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        if not self._tells_ready:
+            return False
+        try:
+            return os.preadv(self._descriptor, (buffer,), offset, os.RWF_NOWAIT) == len(buffer)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # EOPNOTSUPP: tmpfs and most of what comes over a network cannot tell. Any other error comes again to who reads and waits.
+            if error.errno == errno.EOPNOTSUPP:
+                self._tells_ready = False
+            return False
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)
@@ -93,6 +110,7 @@ class LocalStagedFile(LocalFile, StagedFile):
         super().__init__(path, descriptor)
         self._direct = direct
         self._behind: WriteBehind | None = None
+        self._error: OSError | None = None
 
     def pwrite(self, offset: int, data: Bytes) -> None:
         with named_errors(self._path, f"write {len(data)} bytes at byte {offset}"):
@@ -107,6 +125,9 @@ class LocalStagedFile(LocalFile, StagedFile):
         with named_errors(self._path, f"read {length} bytes at byte {offset}"):
             self._settle()
         return super().pread(offset, length)
+
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        return False  # what is behind may still be on its way
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         with named_errors(self._path, "look for its holes"):
@@ -123,6 +144,9 @@ class LocalStagedFile(LocalFile, StagedFile):
             self._settle()
             os.fsync(self._descriptor)
 
+    def clone(self, source: StoredFile) -> bool:
+        return isinstance(source, LocalFile) and clone_file(source._descriptor, self._descriptor)
+
     def close(self) -> None:
         self._end_direct()
         super().close()
@@ -136,12 +160,15 @@ class LocalStagedFile(LocalFile, StagedFile):
         """Waits until the file has all that was written."""
         if self._behind is not None:
             self._behind.drain()
+        if self._error is not None:
+            raise self._error
 
     def _end_direct(self) -> None:
         """Ends the thread, and direct I/O with it."""
         behind, self._behind = self._behind, None
         if behind is not None:
             behind.close()
+            self._error = behind.error  # of a file that was closed before it is published
         direct, self._direct = self._direct, None
         if direct is not None:
             os.close(direct)
@@ -196,6 +223,16 @@ class LocalLiveFile(LocalFile, LiveFile):
 
     def punch(self, offset: int, length: int) -> None:
         punch_hole(self._descriptor, offset, length)
+
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        with named_errors(self._path, f"zero {length} bytes at byte {offset}"):
+            if not zero_range(self._descriptor, offset, length, keep_space=keep_space):
+                for start in range(0, length, len(_ZEROS)):
+                    pwrite_all(self._descriptor, offset + start, _ZEROS[: length - start])
+
+    def fdatasync(self) -> None:
+        with named_errors(self._path, "put it on stable storage"):
+            os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         self._close_directory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,9 @@ class MemoryDatastore(Datastore):
             file = MemoryLiveFile(path, self.fs.openbin(path, "r+"), lambda: users.remove(writable))
             users.append(writable)
             return file
+
+    def create_unnamed(self, label: str) -> MemoryLiveFile:
+        return MemoryLiveFile(label, io.BytesIO(), None)
 
     def sync(self) -> None:
         """Nothing to do."""
@@ -167,6 +171,13 @@ class MemoryFile(StoredFile):
             self._handle().seek(offset)
             return self._file.read(length)
 
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        data = self.pread(offset, len(buffer))
+        if len(data) < len(buffer):
+            return False
+        buffer[:] = data
+        return True
+
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)
         if offset < end:
@@ -214,6 +225,12 @@ class MemoryLiveFile(MemoryStagedFile, LiveFile):
 
     def punch(self, offset: int, length: int) -> None:
         """Nothing to do: holes take memory."""
+
+    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
+        self.pwrite(offset, bytes(length))
+
+    def fdatasync(self) -> None:
+        """Nothing to do."""
 
     def close(self) -> None:
         super().close()

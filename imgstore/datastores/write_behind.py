@@ -26,6 +26,9 @@ class WriteBehind:
 
     After an error it writes nothing more, and says the error at every call.
 
+    Attributes:
+        error: of a write, or None; final after ``close``.
+
     Args:
         direct: descriptor opened with O_DIRECT; closed by ``close``.
         cached: descriptor of the same file for what direct I/O refuses; stays open.
@@ -35,7 +38,7 @@ class WriteBehind:
     def __init__(self, direct: int, cached: int, name: str) -> None:
         self._direct = direct
         self._cached = cached
-        self._error: OSError | None = None
+        self.error: OSError | None = None
         self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         for _ in range(_BUFFERS):
             self._free.put(memoryview(mmap.mmap(-1, _BUFFER)))  # begins at a page, as direct I/O wants it
@@ -52,9 +55,9 @@ class WriteBehind:
         view = memoryview(data)
         while view:
             buffer = self._free.get()
-            if self._error is not None:
+            if self.error is not None:
                 self._free.put(buffer)
-                raise self._error
+                raise self.error
             take = min(len(view), _BUFFER)
             buffer[:take] = view[:take]
             self._filled.put((offset, buffer, take))
@@ -68,8 +71,8 @@ class WriteBehind:
             OSError: of an earlier write.
         """
         self._filled.join()
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def close(self) -> None:
         """Ends the thread when all is written, or given up after an error. Once."""
@@ -81,10 +84,10 @@ class WriteBehind:
         while (item := self._filled.get()) is not None:
             offset, buffer, length = item
             try:
-                if self._error is None:
+                if self.error is None:
                     self._put(offset, buffer[:length])
             except OSError as error:
-                self._error = error
+                self.error = error
             finally:
                 self._free.put(buffer)
                 self._filled.task_done()

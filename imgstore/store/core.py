@@ -30,7 +30,9 @@ from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.quota import Quota
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.stop import Stop
+from imgstore.store.shared_chains import SharedChains
 from imgstore.vmdk.chain import Chain
+from imgstore.vmdk.stack import OpenDisks
 from imgstore.volume_stores import VolumeStores
 from imgstore.volumes import Volumes
 from registry_client.credentials import Credential
@@ -63,6 +65,7 @@ class StoreCore:
         self._volume_stores = VolumeStores(datastore, directory)
         self._volumes = Volumes(self._volume_stores, catalog)
         self._trees = ContainerTrees(self._live_disks, self._volumes, leases)
+        self._shared_chains = SharedChains()
         self._quota = Quota(datastore, leases, self._volumes.used_bytes)
         self._max_depth = marker.max_depth
         self._flattening = Flattening(datastore, self._disks, catalog, leases, self._quota)
@@ -235,3 +238,10 @@ class StoreCore:
         image = self._images.find(reference)
         with self._disks.open_chain([layer.chain_id for layer in image.layers]) as chain:
             yield chain
+
+    @contextlib.contextmanager
+    def _open_view(self, reference: str) -> Iterator[OpenDisks]:
+        """What an image shows, of whatever form its disks are."""
+        image = self._images.find(reference)
+        with self._disks.open_view([layer.chain_id for layer in image.layers]) as disks:
+            yield disks

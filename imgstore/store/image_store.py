@@ -29,14 +29,17 @@ from imgstore.store.attachments import Attachments
 from imgstore.store.chains import Chains
 from imgstore.store.commits import ContainerCommits
 from imgstore.store.container_files import ContainerFiles
-from imgstore.store.transfers import Transfers, parse_config
+from imgstore.store.devices import Devices
+from imgstore.store.disk_exports import DiskExports
+from imgstore.store.seeds import Seeds
+from imgstore.store.transfers import parse_config
 from imgstore.store.volumes import Volumes
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Transfers, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Chains):
+class ImageStore(Seeds, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices, Chains, DiskExports):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
-from imgstore.blocks import GRAIN, SECTOR, BlockMap, Extent, ExtentKind, ReadableFile
+from imgstore.blocks import GRAIN, SECTOR, BlockMap, Extent, ExtentKind, ReadableFile, Run
 from imgstore.errors import CorruptError, ImgstoreError, UnsupportedError
 from imgstore.vmdk.hosted import HostedDisk, open_disk, read_whole
+from imgstore.vmdk.link import Member
 
 MAX_DEPTH = 1024
 """Disks in a chain: a guard against endless ones. Images have at most some 127 layers."""
+
+AnyDisk = TypeVar("AnyDisk", bound=Member)
+
+
+ZEROS = memoryview(bytes(GRAIN))
 
 
 class Chain:
@@ -31,10 +38,9 @@ class Chain:
     def __init__(self, disks: Sequence[HostedDisk]) -> None:
         if not disks:
             raise ValueError("a chain needs a disk")
-        if disks[0].parent_cid is not None:
-            raise CorruptError(f"{disks[0].path}: has a parent, {disks[0].parent_hint}, which is not in the chain")
+        check_links(disks)
         for parent, child in pairwise(disks):
-            _check_link(parent.path, parent.cid, parent.capacity, child)
+            _check_end(parent.path, parent.capacity, child)
         self._files: tuple[ReadableFile, ...] = tuple(disk.file for disk in disks)
         self._below: Chain | None = None
         block_map = BlockMap()
@@ -83,6 +89,7 @@ class Chain:
         """
         try:
             _check_link(self.path, self._cid, self._size, disk)
+            _check_end(self.path, self._size, disk)
             block_map = self._map.child(len(self._files), disk.grain_tables())
         except ImgstoreError:
             disk.close()
@@ -148,6 +155,20 @@ class Chain:
         check_range(offset, length, self._size)
         return read_mapped(self._map, self._files, offset, length)
 
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """As ``read``, of what is in memory; False where that would have to wait for the storage, or would fail there."""
+        length = len(buffer)
+        check_range(offset, length, self._size)
+        grain, start = divmod(offset, GRAIN)
+        if start + length > GRAIN:
+            return fill_ready(self._map.runs(grain, -(-(offset + length) // GRAIN) - grain), self._files, offset, buffer)
+        found = self._map.find(grain)  # most reads of guests: one lookup
+        if found is None:
+            buffer[:] = ZEROS[:length]
+            return True
+        disk, sector = found
+        return self._files[disk].read_ready_into(sector * SECTOR + start, buffer)
+
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """The runs that tile the range, ascending: DATA where a disk has the grain, else HOLE."""
         end = self._size if length is None else offset + length
@@ -180,7 +201,25 @@ def open_chain(open_file: Callable[[str], ReadableFile], path: str) -> Chain:
         CorruptError: a disk is damaged, a hint leaves the datastore, the chain is a circle, or two disks do not fit together.
         UnsupportedError: a VMDK of another variant, or more than ``MAX_DEPTH`` disks.
     """
-    disks: list[HostedDisk] = []
+    disks = open_members(lambda path: open_disk(open_file(path)), path)
+    try:
+        return Chain(disks)
+    except ImgstoreError:
+        for disk in disks:
+            disk.close()
+        raise
+
+
+def open_members(open_member: Callable[[str], AnyDisk], path: str) -> list[AnyDisk]:
+    """Opens the disk at ``path`` and, by their hints, its parents down to the one that has none; that one is the first of the list.
+
+    No disk stays open if it fails.
+
+    Raises:
+        CorruptError: a hint leaves the datastore, or the chain is a circle; and what ``open_member`` raises.
+        UnsupportedError: more than ``MAX_DEPTH`` disks.
+    """
+    disks: list[AnyDisk] = []
     seen: set[str] = set()
     try:
         following: str | None = posixpath.normpath(path)
@@ -190,16 +229,16 @@ def open_chain(open_file: Callable[[str], ReadableFile], path: str) -> Chain:
             if len(seen) == MAX_DEPTH:
                 raise UnsupportedError(f"{path}: more than {MAX_DEPTH} disks in a chain")
             seen.add(following)
-            disks.append(open_disk(open_file(following)))
+            disks.append(open_member(following))
             following = parent_path(disks[-1])
-        return Chain(disks[::-1])
     except ImgstoreError:
         for disk in disks:
             disk.close()
         raise
+    return disks[::-1]
 
 
-def parent_path(disk: HostedDisk) -> str | None:
+def parent_path(disk: Member) -> str | None:
     """Where the parent of ``disk`` lies in the datastore, by the hint; None if it has no parent.
 
     Raises:
@@ -214,19 +253,35 @@ def parent_path(disk: HostedDisk) -> str | None:
     return path
 
 
-def _check_link(path: str, cid: int, capacity: int, child: HostedDisk) -> None:
+def check_links(disks: Sequence[Member]) -> None:
+    """Proves that each disk was made on top of the one before, and the first on none.
+
+    Raises:
+        CorruptError: a content id, a capacity or a hint does not fit the disk below; the message names both files.
+    """
+    if disks[0].parent_cid is not None:
+        raise CorruptError(f"{disks[0].path}: has a parent, {disks[0].parent_hint}, which is not in the chain")
+    for parent, child in pairwise(disks):
+        _check_link(parent.path, parent.cid, parent.capacity, child)
+
+
+def _check_link(path: str, cid: int, capacity: int, child: Member) -> None:
     """Proves that ``child`` was made on top of the disk that the first three describe."""
     if child.parent_cid != cid:
         named = "no parent" if child.parent_cid is None else f"parent content id {child.parent_cid:08x}"
         raise CorruptError(f"{child.path}: has {named}, but {path} has content id {cid:08x}")
-    # QEMU reads zeros past the end of a smaller parent, and so does the map; a container's disk may be larger than its image's. Layers
+    # QEMU reads zeros past the end of a smaller parent, and so do we; a container's disk may be larger than its image's. Layers
     # are all of one size, which ``disks`` sees to.
     if child.capacity < capacity:
         raise CorruptError(f"{child.path}: is a disk of {child.capacity} bytes, but its parent {path} one of {capacity}")
-    if child.capacity > capacity and capacity % GRAIN:
-        raise UnsupportedError(f"{child.path}: its smaller parent {path} of {capacity} bytes ends within a grain of {GRAIN}")
     if parent_path(child) != posixpath.normpath(path):
         raise CorruptError(f"{child.path}: its hint {child.parent_hint!r} does not name its parent {path}")
+
+
+def _check_end(path: str, capacity: int, child: HostedDisk) -> None:
+    """Proves that a map of whole grains can show the end of the parent that the first two describe."""
+    if child.capacity > capacity and capacity % GRAIN:
+        raise UnsupportedError(f"{child.path}: its smaller parent {path} of {capacity} bytes ends within a grain of {GRAIN}")
 
 
 def check_range(offset: int, length: int, size: int) -> None:
@@ -239,10 +294,15 @@ def read_mapped(block_map: BlockMap, files: Sequence[ReadableFile], offset: int,
     """Reads a range through a map, neighbours in one file by one pread."""
     if not length:
         return b""
-    end = offset + length
     first = offset // GRAIN
+    return read_runs(block_map.runs(first, -(-(offset + length) // GRAIN) - first), files, offset, length)
+
+
+def read_runs(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, length: int) -> bytes:
+    """Reads a range that these runs of a map tile."""
+    end = offset + length
     parts: list[bytes] = []
-    for run in block_map.runs(first, -(-end // GRAIN) - first):
+    for run in runs:
         start = max(offset, run.grain * GRAIN)
         take = min(end, (run.grain + run.length) * GRAIN) - start
         if run.disk is None:
@@ -250,6 +310,20 @@ def read_mapped(block_map: BlockMap, files: Sequence[ReadableFile], offset: int,
         else:
             parts.append(read_whole(files[run.disk], run.sector * SECTOR + start - run.grain * GRAIN, take))
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def fill_ready(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, buffer: memoryview) -> bool:
+    """As `read_runs`, into a buffer, of what is in memory; False where that would have to wait for the storage."""
+    end = offset + len(buffer)
+    for run in runs:
+        first = run.grain * GRAIN
+        start, stop = max(offset, first), min(end, first + run.length * GRAIN)
+        part = buffer[start - offset : stop - offset]
+        if run.disk is None:
+            part[:] = bytes(stop - start)
+        elif not files[run.disk].read_ready_into(run.sector * SECTOR + start - first, part):
+            return False
+    return True
 
 
 def mapped_extents(block_map: BlockMap, offset: int, end: int) -> Iterator[Extent]:

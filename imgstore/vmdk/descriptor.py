@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from imgstore.blocks import SECTOR, Bytes
@@ -26,14 +26,30 @@ _RESERVED_CIDS = frozenset({0, 0xFFFFFFFE, NO_PARENT})
 MAX_DESCRIPTOR = 20 * SECTOR
 """Bytes kept for an embedded descriptor; QEMU reads the content ids from no more."""
 
-_SIGNATURE = "# Disk DescriptorFile"
+SIGNATURE = b"# Disk DescriptorFile"
+"""First bytes of a descriptor that is a file of its own."""
+
+EMBEDDED = ("monolithicSparse", "streamOptimized")
+"""Values of ``createType`` of disks that have their descriptor inside."""
+
+EXTENT_KINDS = {
+    "monolithicSparse": "SPARSE",
+    "streamOptimized": "SPARSE",
+    "monolithicFlat": "FLAT",
+    "vmfs": "VMFS",
+    "vmfsSparse": "VMFSSPARSE",
+    "seSparse": "SESPARSE",
+}
+"""What ``createType`` asks the extent to be; other types than these are not read."""
+
 _KEY = re.compile(r'([A-Za-z][A-Za-z0-9_.]*)\s*=\s*"?([^"]*)"?')
-_EXTENT = re.compile(r'(RW|RDONLY|NOACCESS)\s+([0-9]{1,19})\s+([A-Za-z0-9]+)(?:\s+"([^"]*)"(?:\s+[0-9]{1,19})?)?')
+_EXTENT = re.compile(r'(RW|RDONLY|NOACCESS)\s+([0-9]{1,19})\s+([A-Za-z0-9]+)(?:\s+"([^"]*)"(?:\s+([0-9]{1,19}))?)?')
 _CID = re.compile(r"[0-9a-fA-F]{1,8}")
 _CID_LINE = re.compile(rb"(?m)^([ \t]*CID[ \t]*=[ \t]*\"?)[0-9a-fA-F]{1,8}(\"?[ \t]*\r?)$")
 _LONG_CONTENT_ID = re.compile(rb"(?m)^(ddb\.longContentID = \"[0-9a-f]{24})[0-9a-f]{8}(?=\"\r?$)")
-_WRITABLE_NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*")
-_WRITABLE_HINT = re.compile(r"(?:\.\./)*(?:[a-z0-9_-][a-z0-9._-]*/)*[a-z0-9_-][a-z0-9._-]*")
+_NAME = r"[A-Za-z0-9_-](?:[A-Za-z0-9 ._-]*[A-Za-z0-9._-])?"
+_WRITABLE_NAME = re.compile(_NAME)
+_WRITABLE_HINT = re.compile(rf"(?:\.\./)*(?:{_NAME}/)*{_NAME}")
 
 
 def derive_cid(identity: str) -> int:
@@ -62,6 +78,7 @@ class Descriptor:
         capacity: sectors of 512 bytes, by the extent line.
         extent_name: base name of the file that holds the data.
         ddb: disk data base: geometry, adapter and the like; keys without ``ddb.``.
+        create_type: form of the disk, a key of ``EXTENT_KINDS``.
     """
 
     cid: int
@@ -70,26 +87,32 @@ class Descriptor:
     capacity: int
     extent_name: str
     ddb: Mapping[str, str] = field(default_factory=dict)
+    create_type: str = "monolithicSparse"
 
     @classmethod
-    def from_bytes(cls, data: Bytes, path: str) -> Descriptor:
-        """Reads an embedded descriptor.
+    def from_bytes(
+        cls, data: Bytes, path: str, create_types: Collection[str] = ("monolithicSparse",), *, offset: int = SECTOR
+    ) -> Descriptor:
+        """Reads a descriptor.
 
         Args:
             data: the descriptor; what follows a NUL is ignored.
             path: names the file in errors.
+            create_types: the forms of disks that the caller can read.
+            offset: where the descriptor begins in the file, for errors.
 
         Raises:
             CorruptError: a line or value makes no sense, or is missing.
-            UnsupportedError: another kind of disk than one monolithic sparse extent.
+            UnsupportedError: a disk of another form, or of several extents.
         """
-        where = f"descriptor of {path} at byte {SECTOR}"
+        where = f"descriptor of {path} at byte {offset}"
         try:
             text = bytes(data).partition(b"\0")[0].decode()
         except UnicodeDecodeError as error:
             raise CorruptError(f"{where}: byte {error.start} is not UTF-8") from None
-        if not text.startswith(_SIGNATURE):
-            raise CorruptError(f"{where}: starts with {text[: len(_SIGNATURE)]!r}, not {_SIGNATURE!r}")
+        signature = SIGNATURE.decode()
+        if not text.startswith(signature):
+            raise CorruptError(f"{where}: starts with {text[: len(signature)]!r}, not {signature!r}")
         keys: dict[str, str] = {}
         extents: list[re.Match[str]] = []
         for line in (line.strip(" \t\r") for line in text.split("\n")):
@@ -103,13 +126,17 @@ class Descriptor:
                 keys[key[1]] = key[2]
             else:
                 raise CorruptError(f"{where}: line {line[:80]!r} is neither a key nor an extent")
-        if keys.get("createType") != "monolithicSparse":
-            raise UnsupportedError(f"{where}: createType is {keys.get('createType')!r}, only 'monolithicSparse' is read")
+        create_type = keys.get("createType", "")
+        if create_type not in create_types:
+            readable = ", ".join(map(repr, create_types))
+            raise UnsupportedError(f"{where}: createType is {create_type!r}, only {readable} is read")
         if len(extents) != 1:
             raise UnsupportedError(f"{where}: has {len(extents)} extents, only disks with one are read")
-        access, capacity, kind, name = extents[0].groups()
-        if (access, kind) != ("RW", "SPARSE"):
-            raise UnsupportedError(f"{where}: the extent is {access} {kind}, only RW SPARSE is read")
+        access, capacity, kind, name, start = extents[0].groups()
+        if (access, kind) != ("RW", EXTENT_KINDS[create_type]):
+            raise UnsupportedError(f"{where}: the extent is {access} {kind}, only RW {EXTENT_KINDS[create_type]} is read")
+        if int(start or 0):
+            raise UnsupportedError(f"{where}: the extent begins at sector {start} of {name!r}, only 0 is read")
         if not name or name in (".", "..") or not name.isprintable() or re.search(r"[/\\:]", name):
             raise CorruptError(f"{where}: extent name {name!r} is not a plain base name")
         parent_cid: int | None = _read_cid(keys, "parentCID", where)
@@ -127,22 +154,30 @@ class Descriptor:
             capacity=int(capacity),
             extent_name=name,
             ddb={key[4:]: value for key, value in keys.items() if key.startswith("ddb.")},
+            create_type=create_type,
         )
 
     def to_bytes(self) -> bytes:
         """The descriptor padded with NUL to its place of ``MAX_DESCRIPTOR`` bytes.
 
         Raises:
-            InvalidError: a name has characters other than ``[a-z0-9._-]``, the hint is not relative, a content id is reserved,
-                or names are so long that the extent line does not fit in the first 512 bytes.
+            InvalidError: a name has characters other than letters, digits, blanks, ``.``, ``_`` and ``-``, the hint is not relative, a
+                content id is reserved, or names are so long that the extent line does not fit in the first 512 bytes.
         """
+        return self.to_text().ljust(MAX_DESCRIPTOR, b"\0")
+
+    def to_text(self) -> bytes:
+        """The descriptor as a file of its own. Raises what `to_bytes` raises."""
         self._check()
-        lines = [_SIGNATURE, "version=1", 'encoding="UTF-8"', f"CID={self.cid:08x}"]
+        lines = [SIGNATURE.decode(), "version=1", 'encoding="UTF-8"', f"CID={self.cid:08x}"]
         lines.append(f"parentCID={NO_PARENT if self.parent_cid is None else self.parent_cid:08x}")
-        lines.append('createType="monolithicSparse"')
+        lines.append(f'createType="{self.create_type}"')
         if self.parent_hint is not None:
             lines.append(f'parentFileNameHint="{self.parent_hint}"')
-        lines += ["# Extent description", f'RW {self.capacity} SPARSE "{self.extent_name}"']
+        kind = EXTENT_KINDS[self.create_type]
+        # QEMU wants the offset of a FLAT extent said, and none of the others.
+        start = " 0" if kind == "FLAT" else ""
+        lines += ["# Extent description", f'RW {self.capacity} {kind} "{self.extent_name}"{start}']
         head = "\n".join(lines) + "\n"
         if len(head) > SECTOR:
             raise InvalidError(
@@ -153,12 +188,12 @@ class Descriptor:
         text = f"{head}\n# The Disk Data Base\n#DDB\n\n{ddb}".encode()
         if len(text) > MAX_DESCRIPTOR:
             raise InvalidError(f"descriptor of {self.extent_name}: takes {len(text)} bytes of {MAX_DESCRIPTOR}")
-        return text.ljust(MAX_DESCRIPTOR, b"\0")
+        return text
 
     def _check(self) -> None:
         if not _WRITABLE_NAME.fullmatch(self.extent_name):
             raise InvalidError(
-                f"extent name {self.extent_name!r}: may only have a-z, 0-9, '.', '_' and '-', and not start with '.'"
+                f"extent name {self.extent_name!r}: may only have A-Z, a-z, 0-9, blanks, '.', '_' and '-', and not start with '.'"
             )
         for cid in (self.cid, self.parent_cid):
             if cid is not None and (cid in _RESERVED_CIDS or not 0 < cid < 1 << 32):
@@ -167,24 +202,40 @@ class Descriptor:
             raise InvalidError(f"descriptor of {self.extent_name}: a parent needs both a content id and a hint")
         if self.parent_hint is not None and not _WRITABLE_HINT.fullmatch(self.parent_hint):
             raise InvalidError(
-                f"parent hint {self.parent_hint!r} of {self.extent_name}: is not a relative path of a-z, 0-9, '.', '_', '-'"
+                f"parent hint {self.parent_hint!r} of {self.extent_name}: is not a relative path of A-Z, a-z, 0-9, blanks, '.', '_', '-'"
             )
 
 
-def describe_disk(capacity: int, cid: int, parent_cid: int | None, parent_hint: str | None, extent_name: str) -> Descriptor:
-    """The descriptor of a disk of ``capacity`` sectors as imgstore writes it: the same arguments always give the same bytes."""
+def describe_disk(
+    capacity: int,
+    cid: int,
+    parent_cid: int | None,
+    parent_hint: str | None,
+    extent_name: str,
+    *,
+    create_type: str = "monolithicSparse",
+    deletable: bool = True,
+) -> Descriptor:
+    """The descriptor of a disk of ``capacity`` sectors as imgstore writes it: the same arguments always give the same bytes.
+
+    Args:
+        deletable: False makes vSphere refuse to delete the disk: for one that others stand on.
+    """
     content = hashlib.sha256(f"long content id of {extent_name} {cid:08x}".encode()).hexdigest()[:24]
     ddb = {
         "adapterType": "lsilogic",
+        **({} if deletable else {"deletable": "false"}),
         "geometry.cylinders": str(-(-capacity // (255 * 63))),
         "geometry.heads": "255",
         "geometry.sectors": "63",
         "longContentID": f"{content}{cid:08x}",
+        # Flat files keep their holes, and on vSphere such a disk is a thin one.
+        **({"thinProvisioned": "1"} if create_type == "vmfs" else {}),
         "toolsInstallType": "4",
         "toolsVersion": "2147483647",
         "virtualHWVersion": "4",
     }
-    return Descriptor(cid, parent_cid, parent_hint, capacity, extent_name, ddb)
+    return Descriptor(cid, parent_cid, parent_hint, capacity, extent_name, ddb, create_type)
 
 
 def replace_cid(data: bytes, cid: int, path: str) -> bytes:

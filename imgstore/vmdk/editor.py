@@ -147,7 +147,7 @@ class _Places:
         self.former_size = disk.file.size
         self.intent_began = False
         self._new = BlockMap()
-        self._free, self._end = _free_places(disk)
+        self._free, self._end = free_places(disk)
 
     def allocate(self, grain: int, count: int) -> list[Run]:
         """A new place for each grain that has none of this edit yet."""
@@ -203,8 +203,13 @@ class _Places:
             self._end = end
 
 
-def _free_places(disk: HostedDisk) -> tuple[list[tuple[int, int]], int]:
-    """The runs (sector, grains) between grains that no table names, descending, and the sector after the last grain."""
+def free_places(disk: HostedDisk) -> tuple[list[tuple[int, int]], int]:
+    """The runs (sector, grains) between grains that no table names, descending, and the sector after the last grain.
+
+    Raises:
+        CorruptError: a table entry points where no grain can be, or two to the same place.
+        UnsupportedError: grains lie at odd places.
+    """
     named = bytearray(disk.file.size // GRAIN)  # at most 32 MiB, for a file of 2 TiB
     grains = 0
     for table in disk.grain_tables().values():

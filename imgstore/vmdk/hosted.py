@@ -240,6 +240,7 @@ class HostedDiskWriter:
         parent_cid: content id of the parent, or None for a disk without parent.
         parent_hint: path of the parent relative to the directory where this disk will lie, or None.
         extent_name: base name of the file.
+        deletable: see ``describe_disk``.
 
     Raises:
         InvalidError: an argument cannot be written into a VMDK.
@@ -254,10 +255,11 @@ class HostedDiskWriter:
         extent_name: str,
         parent_cid: int | None = None,
         parent_hint: str | None = None,
+        deletable: bool = True,
     ) -> None:
         self.file = file
         self.layout = Layout.plan(capacity)
-        self.descriptor = describe_disk(self.layout.capacity, cid, parent_cid, parent_hint, extent_name)
+        self.descriptor = describe_disk(self.layout.capacity, cid, parent_cid, parent_hint, extent_name, deletable=deletable)
         self._descriptor_bytes = self.descriptor.to_bytes()
         self._map = BlockMap()
         self._next_sector = self.layout.overhead

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+SHELL: Mapping[str, object] = {"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}
+"""What an image runs that is given nothing else."""
 
 _PIECE = 1 << 20
 
@@ -37,23 +40,23 @@ class Image:
         return f"judged/{self.name}:{self.tag}"
 
 
-def write_layout(layout: Path, layers: Sequence[Path], tag: str = "latest") -> None:
+def write_layout(layout: Path, layers: Sequence[Path], tag: str = "latest", config: Mapping[str, object] = SHELL) -> None:
     """Writes a layout with one image of gzipped layers for linux/amd64."""
     blobs = layout / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     written = [_write_layer(blobs, layer) for layer in layers]
-    config = {
+    image = {
         "created": "2023-11-14T22:13:20Z",
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [diff_id for diff_id, _ in written]},
         "history": [{"created": "2023-11-14T22:13:20Z", "created_by": f"layer {number}"} for number in range(len(layers))],
     }
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": _write_json(blobs, config, "application/vnd.oci.image.config.v1+json"),
+        "config": _write_json(blobs, image, "application/vnd.oci.image.config.v1+json"),
         "layers": [descriptor for _, descriptor in written],
     }
     descriptor = _write_json(blobs, manifest, "application/vnd.oci.image.manifest.v1+json")

@@ -98,7 +98,7 @@ def test_a_disk_takes_three_short_writes() -> None:
     [
         ({"capacity": GRAIN + 512}, "must be a multiple"),
         ({"cid": 0xFFFFFFFF}, "reserved"),
-        ({"extent_name": "A.vmdk"}, "extent name"),
+        ({"extent_name": "a/b.vmdk"}, "extent name"),
         ({"parent_cid": 5}, "needs both"),
         ({"parent_cid": 5, "parent_hint": "/a.vmdk"}, "not a relative path"),
     ],
