@@ -171,7 +171,7 @@ class Staging(abc.ABC):
         Who has the old file open reads on in it. If it fails, what was moved already stays.
 
         Raises:
-            UnsupportedError: the datastore cannot do that.
+            UnsupportedError: the datastore cannot do that (`Datastore.can_replace`).
             NoSpaceError, UnavailableError: as `publish`.
         """
         raise UnsupportedError("a file of this datastore cannot be replaced in one step")
@@ -192,9 +192,11 @@ class Datastore(abc.ABC):
 
     Attributes:
         fs: the PyFilesystem2 view of the same files, for those who bring their own tools.
+        can_replace: whether a staging can `Staging.replace` files.
     """
 
     fs: FS
+    can_replace = False
 
     @abc.abstractmethod
     def open(self, path: str) -> StoredFile:

@@ -17,8 +17,9 @@ import pytest
 
 from imgstore import layout, markers
 from imgstore.cli.main import main
+from imgstore.datastores import LocalDatastore
 from imgstore.disks import Disks
-from imgstore.errors import CorruptError, InvalidError, NotFoundError
+from imgstore.errors import CorruptError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.flattening import Flattening
 from imgstore.quota import QuotaExceededError
 from imgstore.stop import Stop, StoppedError
@@ -296,6 +297,14 @@ def test_it_can_be_stopped(store: ImageStore, six: str) -> None:
         store.flatten(six, progress=lambda event: stop.set(), stop=stop)
     assert depth(store, six) == 7 and leftovers(store) == []
     assert list(store.check(read_data=True)) == []
+
+
+def test_a_datastore_that_cannot_replace_files(store: ImageStore, six: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalDatastore, "can_replace", False)
+    with pytest.raises(UnsupportedError, match="cannot be replaced"):
+        store.flatten(six)
+    assert store.flatten(six, 7).written == 0
+    assert depth(store, six) == 7
 
 
 def test_who_reads_meanwhile_reads_on(store: ImageStore, six: str) -> None:
