@@ -279,7 +279,8 @@ def _check_containers(datastore: Datastore, catalog: Catalog, containers: Contai
             continue
         if rows.get(container_id) != row:
             yield Finding(path, "the catalog says another thing of this container, or does not know it")
-        yield from _check_container_disk(live_disks, row)
+        if not datastore.platform_disks:
+            yield from _check_container_disk(live_disks, row)
     for container_id in sorted(rows.keys() - there):
         yield Finding("catalog", f"container {container_id} is not on the datastore")
     for path in containers.unfinished() or ():

@@ -115,6 +115,12 @@ class Disks:
                 )
         return _path(layout.disk_file(layout.SCRATCH))
 
+    def on_machines(self) -> set[str]:
+        """Chain ids of the layers whose disks virtual machines of the datastore's platform have, or stand on."""
+        directory = f"{layout.DISKS}/"
+        names = (path.removeprefix(directory) for path in self._datastore.files_in_use() if path.startswith(directory))
+        return {chain_id for name in names if (chain_id := layout.layer_of(name)) is not None}
+
     def open_chain(self, chain_ids: Sequence[str]) -> Chain:
         """The chain that shows these layers, given lowest first; with none, the scratch disk, which is made if it is not there.
 
