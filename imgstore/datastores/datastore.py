@@ -20,7 +20,7 @@ import errno
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from imgstore import _fscompat  # noqa: F401  # before fs
 from imgstore.blocks import Bytes
@@ -192,9 +192,11 @@ class Datastore(abc.ABC):
 
     Attributes:
         fs: the PyFilesystem2 view of the same files, for those who bring their own tools.
+        platform_disks: the disks of containers are made and written by the platform that runs them, and never by us.
     """
 
     fs: FS
+    platform_disks: ClassVar[bool] = False
 
     @abc.abstractmethod
     def open(self, path: str) -> StoredFile:
@@ -305,6 +307,19 @@ class Datastore(abc.ABC):
     @abc.abstractmethod
     def usage(self, path: str = "") -> int:
         """Bytes of storage that a file, or a directory with all that is in it, takes: holes do not count."""
+
+    def remove_platform_disk(self, path: str) -> None:
+        """Removes a disk that the platform made, with all its files, where ``platform_disks`` is set.
+
+        Raises:
+            NotFoundError: there is none.
+            InUseError: a machine has it open; nothing was removed.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def files_in_use(self) -> frozenset[str]:
+        """Paths of the files that virtual machines have as disks, running or not, where ``platform_disks`` is set."""
+        return frozenset()
 
     @abc.abstractmethod
     def usages(self, directory: str) -> dict[str, int]:
