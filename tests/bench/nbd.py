@@ -30,7 +30,7 @@ from tests.images.layout import write_layout
 OURS, QEMU = "`imgstore nbd serve`", "`qemu-nbd`"
 DEPTHS = (1, 30)
 PROGRAMS = ("fio", "nbdcopy", "qemu-nbd")
-_READ, _QUEUE = 4096, 16
+_READ, _QUEUE, _COPIES = 4096, 16, 5
 _START_SECONDS_MAX = 60.0
 
 
@@ -108,7 +108,7 @@ def _hold(depth: int, scale: Scale, rounds: int, served: dict[str, _Served], fig
             scale.sequential // 10**6,
             "MB",
         ),
-        f"`nbdcopy` to nowhere, of {disks}": (_nbdcopy, scale.data // 10**6, "MB"),
+        f"`nbdcopy` to nowhere, {_COPIES} times, of {disks}": (_nbdcopy, _COPIES * scale.data // 10**6, "MB"),
     }
     for title, (read, amount, unit) in reads.items():
         chosen = [Contender(name, functools.partial(server.run, read)) for name, server in served.items()]
@@ -180,7 +180,7 @@ def _fio(uri: str, how: str, block: int, area: int, amount: int) -> float:
 
 
 def _nbdcopy(uri: str) -> float:
-    return measure.run(["nbdcopy", "--no-extents", uri, "null:"]).seconds
+    return sum(measure.run(["nbdcopy", "--no-extents", uri, "null:"]).seconds for _ in range(_COPIES))
 
 
 def _version(program: str) -> str:
