@@ -151,7 +151,8 @@ def merge_chain(
     """
     sums_file = staging.create(layout.merged_sums_file(stem))
     name = layout.disk_file(stem)
-    writer = HostedDiskWriter(staging.create(name), capacity=chain.size, cid=chain.cid, extent_name=name)
+    merged_file = staging.create(name)
+    writer = HostedDiskWriter(merged_file, capacity=chain.size, cid=chain.cid, extent_name=name)
     expected = array("I")
     places: list[tuple[int, ReadableFile, int]] = []
     firsts = [file.size - len(sums) * GRAIN for file, sums in zip(chain.files, grain_sums, strict=True)]
@@ -171,6 +172,7 @@ def merge_chain(
             take = min(_PIECE_GRAINS, run.length - done)
             writer.write_grains(run.grain + done, read_whole(file, start + done * GRAIN, take * GRAIN))
     summary = writer.seal()
+    merged_file.close()
     if (found := numbers_from_bytes(summary.grain_sums)) != expected:
         raise _difference(found, expected, places)
     sums_file.pwrite(0, summary.grain_sums)

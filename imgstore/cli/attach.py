@@ -14,7 +14,7 @@ from imgstore.cli.vm_attach import attach_to_vm, detach_from_vm, device_names
 from imgstore.errors import InvalidError
 
 if TYPE_CHECKING:
-    from imgstore.attach.qemu import DeviceModel, SocketAddress
+    from imgstore.attach.qemu import DeviceModel
 
 _MODELS = ("virtio-blk-pci", "virtio-scsi", "nvme")
 
@@ -62,14 +62,13 @@ def attach(
         attach_to_vm(session, device_names(names), vm, make_volumes=make_volumes, protect=not no_protect)
         return
     _check_goes_with("--print-qemu and --qmp", {"--make-volumes": make_volumes, "--no-protect": no_protect})
-    from imgstore.attach.qemu import DeviceModel, parse_nbd_address
+    from imgstore.attach.qemu import DeviceModel
 
     model = DeviceModel(device) if device else None
-    server = None if nbd is None else parse_nbd_address(nbd)
     if qmp is None:
-        _print_arguments(session, names, model, server)
+        _print_arguments(session, names, model, nbd)
     else:
-        _plug(session, names, qmp, model, server)
+        _plug(session, names, qmp, model, nbd)
 
 
 @click.command()
@@ -102,14 +101,15 @@ def detach(session: Session, names: tuple[str, ...], qmp: Path | None, vm: str |
         output.print_table(("NAME", "STATUS"), rows)
 
 
-def _print_arguments(session: Session, names: tuple[str, ...], model: DeviceModel | None, nbd: SocketAddress | None) -> None:
-    from imgstore.attach.qemu import DeviceModel, boot_serials, qemu_arguments
+def _print_arguments(session: Session, names: tuple[str, ...], model: DeviceModel | None, nbd: str | None) -> None:
+    from imgstore.attach.qemu import DeviceModel, boot_serials, parse_nbd_address, qemu_arguments
 
+    server = None if nbd is None else parse_nbd_address(nbd)
     with session.open_store(create=False) as store:
         disks = store.machine_disks(device_names(names))
         if nbd is None:
             disks = store.ready_disks(disks)
-    words = qemu_arguments(disks, model=model or DeviceModel.VIRTIO_BLK, nbd=nbd)
+    words = qemu_arguments(disks, model=model or DeviceModel.VIRTIO_BLK, nbd=server)
     if session.json:
         shown = [
             {
@@ -126,7 +126,7 @@ def _print_arguments(session: Session, names: tuple[str, ...], model: DeviceMode
         output.print_line(shlex.join(words))
 
 
-def _plug(session: Session, names: tuple[str, ...], qmp: Path, model: DeviceModel | None, nbd: SocketAddress | None) -> None:
+def _plug(session: Session, names: tuple[str, ...], qmp: Path, model: DeviceModel | None, nbd: str | None) -> None:
     with session.open_store(create=False) as store:
         plugged = store.plug_disks(device_names(names), qmp, model=model, nbd=nbd)
     if session.json:

@@ -28,6 +28,7 @@ from imgstore.errors import (
     UnsupportedError,
 )
 from imgstore.vsphere.locations import parse_datastore
+from tests.disks import read_ready
 from tests.servers.vcsim import Vcsim, vcsim
 
 from fs.base import FS  # isort: skip
@@ -426,6 +427,30 @@ class TestLiveFiles:
             assert (0, 4096) in [(offset, min(length, 4096)) for offset, length in file.data_ranges(0, 9_000)]
         with datastore.open_live("disks/a", writable=False) as file:
             assert file.pread(8_999, 5) == b"\0"
+
+    @pytest.mark.parametrize("keep_space", [False, True])
+    def test_bytes_are_zeroed(self, datastore: Datastore, keep_space: bool) -> None:
+        with datastore.create("disks/a") as file:
+            file.pwrite(0, b"x" * 50_000)
+            file.zero(5, 40_000, keep_space=keep_space)
+            file.fdatasync()
+            assert (file.size, file.pread(0, 50_000)) == (50_000, b"x" * 5 + bytes(40_000) + b"x" * 9_995)
+
+    def test_a_file_without_a_name_is_seen_by_nobody(self, datastore: Datastore) -> None:
+        with datastore.create_unnamed("what it is for") as file:
+            file.pwrite(10, b"data")
+            file.truncate(20)
+            file.punch(0, 10)
+            assert (file.path, file.size, file.pread(10, 20)) == ("what it is for", 20, b"data" + bytes(6))
+            assert datastore.list() == []
+        assert datastore.list() == []
+
+    def test_what_is_ready_is_what_is_read(self, datastore: Datastore) -> None:
+        with datastore.create("disks/a") as file:
+            file.pwrite(0, b"x" * 9_000)
+        with datastore.open("disks/a") as file:
+            assert read_ready(file, 4_000, 5_000) in (None, b"x" * 5_000)
+            assert read_ready(file, 4_000, 5_001) is None
 
     @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
     def test_who_writes_has_it_alone(self, datastore: Datastore, first: bool, second: bool) -> None:

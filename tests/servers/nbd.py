@@ -21,7 +21,7 @@ from imgstore.blocks import Bytes, Extent, GuestDevice, MemoryBlockDevice
 from imgstore.errors import DeniedError, InUseError, NotFoundError
 from imgstore.listeners import Listener
 from imgstore.nbd import protocol
-from imgstore.nbd.exports import Exports
+from imgstore.nbd.exports import Devices, Exports
 from imgstore.nbd.protocol import Chunk, Command, Option, OptionReply
 from imgstore.nbd.server import Server
 from tests import tools
@@ -137,7 +137,7 @@ class NbdEndpoint:
 
 @contextlib.contextmanager
 def nbd_server(
-    disks: Disks,
+    disks: Devices,
     *,
     tls: ssl.SSLContext | None = None,
     handshake_seconds: float = 10.0,
