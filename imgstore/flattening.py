@@ -18,7 +18,7 @@ from imgstore.blocks import GRAIN, SECTOR, ExtentKind, ReadableFile
 from imgstore.catalog.catalog import Catalog
 from imgstore.datastores.datastore import Datastore, Staging
 from imgstore.disks import Disks, layer_lease, layer_row, record_of
-from imgstore.errors import CorruptError
+from imgstore.errors import CorruptError, UnsupportedError
 from imgstore.leases import Leases, held
 from imgstore.markers import DiskRecord
 from imgstore.progress import ProgressEvent, ProgressSink
@@ -90,10 +90,16 @@ class Flattening:
             QuotaExceededError: the store may not take so much.
             NoSpaceError: the datastore is full.
             CorruptError: a disk is damaged: nothing is copied that its checksums do not confirm.
+            UnsupportedError: there is something to merge, and the datastore cannot replace files.
             StoppedError: ``stop`` was set.
         """
         merged = None
         while (plan := self.plan(chain_ids, depth, slack=slack)[1]) is not None:
+            if not self._datastore.can_replace:
+                raise UnsupportedError(
+                    "disks of this datastore cannot be replaced, and so not be merged",
+                    hint="flatten the image in the store that it comes from, and copy it again",
+                )
             lease = layer_lease(plan.chain_ids[-1])
             with self._quota.reserved(plan.size), held(self._leases, lease, waiting=lambda note: stop.check()):
                 merged = self._merge(plan.chain_ids, progress, stop) or merged

@@ -180,7 +180,7 @@ class Staging(abc.ABC):
         Who has the old file open reads on in it. If it fails, what was moved already stays.
 
         Raises:
-            UnsupportedError: the datastore cannot do that.
+            UnsupportedError: the datastore cannot do that (`Datastore.can_replace`).
             NoSpaceError, UnavailableError: as `publish`.
         """
         raise UnsupportedError("a file of this datastore cannot be replaced in one step")
@@ -201,10 +201,12 @@ class Datastore(abc.ABC):
 
     Attributes:
         fs: the PyFilesystem2 view of the same files, for those who bring their own tools.
+        can_replace: whether a staging can `Staging.replace` files.
         platform_disks: the disks of containers are made and written by the platform that runs them, and never by us.
     """
 
     fs: FS
+    can_replace: ClassVar[bool] = False
     platform_disks: ClassVar[bool] = False
 
     @abc.abstractmethod

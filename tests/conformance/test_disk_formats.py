@@ -40,6 +40,8 @@ CHAINS = {
 }
 LIBVMDK_REFUSES = {"sesparse on vmfs", "a mixture"}
 
+TESTDATA = Path(__file__).parents[2] / "testdata/vmdk"
+
 SPAN = 32 << 20
 """What a grain table of a hosted disk has: 16 of COWD."""
 
@@ -283,12 +285,36 @@ def test_disks_that_qemu_made_are_read(tmp_path: Path, options: str) -> None:
         offset = chance.randrange(len(raw) - 200_000)
         raw[offset : offset + 200_000] = chance.randbytes(200_000)
     (tmp_path / "raw").write_bytes(raw)
-    run("qemu-img", "convert", "-q", "-O", "vmdk", "-o", f"subformat={options}", tmp_path / "raw", tmp_path / "disk.vmdk")
+    run(
+        "qemu-img",
+        "convert",
+        "-q",
+        "-f",
+        "raw",
+        "-O",
+        "vmdk",
+        "-o",
+        f"subformat={options}",
+        tmp_path / "raw",
+        tmp_path / "disk.vmdk",
+    )
     if "zeroed_grain" in options:
         run("qemu-io", "-f", "vmdk", "-c", f"write -q -z {GRAIN} {3 * GRAIN}", tmp_path / "disk.vmdk")
         raw[GRAIN : 4 * GRAIN] = bytes(3 * GRAIN)
     with LocalDatastore(tmp_path) as datastore, open_disks(datastore.open, "disk.vmdk") as disks:
         assert_shows(disks, bytes(raw))
+
+
+def test_a_disk_that_open_vmdk_made_is_read() -> None:
+    expected = bytearray((33 << 20) + 20480)
+    for offset, words in (
+        (0, b"first grain "),
+        ((32 << 20) - 300, b"over two tables "),
+        (len(expected) - 1000, b"the last grain is cut "),
+    ):
+        expected[offset : offset + 600] = (words * 100)[:600]
+    with LocalDatastore(TESTDATA) as datastore, open_disks(datastore.open, "open-vmdk.vmdk") as disks:
+        assert_shows(disks, bytes(expected))
 
 
 def test_zeroed_grains_hide_the_parent(tmp_path: Path) -> None:
@@ -359,7 +385,8 @@ def test_a_file_that_was_cut_off_is_an_error(form: DiskFormat) -> None:
     name = extent_file(form)
     with datastore.open(name) as file:
         whole = file.pread(0, file.size)
-    for length in (0, 100, 511, 2048, len(whole) // 2, len(whole) - 512, len(whole) - 1):
+    end = len(whole) - (4096 if form is COWD else 0)  # nothing is in its last block
+    for length in (0, 100, 511, 2048, end // 2, end - 512, end - 1):
         damage(datastore, name, lambda _, length=length: whole[:length])
         with pytest.raises(CorruptError, match=r"d0"):
             read_all(datastore, "d0.vmdk")
@@ -442,7 +469,8 @@ COWD_TABLE = 128 * 512
         (put(4, b"\2"), UnsupportedError, "version is 2"),
         (put(12, b"\1"), CorruptError, "capacity is"),
         (put(16, bytes(4)), CorruptError, "grain_size is 0"),
-        (put(16, b"\0\1"), CorruptError, "grain_size is 256"),
+        (put(16, b"\0\x10"), CorruptError, "grain_size is 4096"),
+        (put(28, b"\xff\xff\xff\0"), CorruptError, "free_sector is 16777215, of a file of"),
         (put(20, bytes(4)), CorruptError, "directory at sector 0 is in the header"),
         (put(20, b"\xff\xff\xff\xff"), CorruptError, "directory ends at byte"),
         (put(24, bytes(4)), CorruptError, "directory has 0 entries"),

@@ -97,7 +97,7 @@ def test_a_child_holds_only_where_it_differs_from_a_stranger(cli: CommandLine, d
     data[5 * GRAIN] ^= 1
     (disks / "raw").write_bytes(data)
     need("qemu-img")
-    run("qemu-img", "convert", "-O", "vmdk", "-o", "subformat=monolithicFlat", disks / "raw", disks / "other.vmdk")
+    run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", disks / "raw", disks / "other.vmdk")
     cli.text("convert", disks / "other.vmdk", disks / "child.vmdk", "--disk-format", "hosted", "--child-of", disks / "d2.vmdk")
     assert shown(disks / "child.vmdk") == data
     assert [length for _, _, length in vmdk.own_grains(disks / "child.vmdk")] == [GRAIN]
