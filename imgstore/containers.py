@@ -46,8 +46,7 @@ class Containers:
         self._live_disks = live_disks
         self._leases = leases
         self._by_platform = datastore.platform_disks
-        root = datastore.local_path("")
-        self._root = "" if root is None else f"{root}/"
+        self._root = datastore.prefix
 
     def commit(self, new: Sequence[markers.ContainerMarker]) -> list[ContainerRow]:
         """Makes containers visible whose disks are there; all of them, or, if a name is taken, none.

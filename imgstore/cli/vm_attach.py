@@ -14,7 +14,7 @@ from imgstore.cli.session import Session
 if TYPE_CHECKING:
     from imgstore.attach.vm_attachment import VmAttachment
 
-_HEADINGS = ("NAME", "UNIT", "MODE", "IN THE GUEST", "DISK")
+_HEADINGS = ("NAME", "UNIT", "MODE", "IN THE GUEST")
 
 
 @click.command()
@@ -24,7 +24,8 @@ _HEADINGS = ("NAME", "UNIT", "MODE", "IN THE GUEST", "DISK")
 def attachments(session: Session, vm: str) -> None:
     """List the disks of the store that a virtual machine of vSphere has.
 
-    The store is one on a datastore of the same server. UNIT is the SCSI controller's number and the disk's on it.
+    The store is one on a datastore of the same server. UNIT is the SCSI controller's number and the disk's on it. A disk
+    that is nothing of the store any more is shown by its file.
     """
     with session.open_store(create=False) as store:
         found = store.vm_attachments(vm)
@@ -85,7 +86,7 @@ def _describe(each: VmAttachment) -> dict[str, object]:
 
 def _cells(each: VmAttachment) -> tuple[str, ...]:
     unit = "" if each.unit is None else f"{each.bus}:{each.unit}"
-    return each.name, unit, each.mode, each.guest_path, each.path
+    return each.name or each.path, unit, each.mode, each.guest_path
 
 
 def _warn(text: str) -> None:

@@ -126,12 +126,8 @@ def test_a_session_at_the_command_line(server: Vcsim, store: ImageStore, directo
         ("volume/data", 3, True),
     ]
     assert again["protection_failure"] == ""
-    listed = program.json("attachments", "--vm", VM)
-    assert [(disk["name"], disk["bus"], disk["unit"]) for disk in listed] == [
-        ("container/web", 0, 1),
-        (f"image/{IMAGE}:latest", 0, 2),
-        ("volume/data", 0, 3),
-    ]
+    listed = [line.split()[:2] for line in program.text("attachments", "--vm", VM).splitlines()[1:]]
+    assert listed == [["container/web", "0:1"], [f"image/{IMAGE}:latest", "0:2"], ["volume/data", "0:3"]]
     assert seen(server) == attached
 
     gone = program.text("detach", "web", "volume/data", "volume/never", "--vm", url)

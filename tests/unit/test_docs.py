@@ -37,6 +37,7 @@ from imgstore.layout import (
     image_directory,
     layer_marker,
     merged_sums_file,
+    platform_disk,
     recipe_file,
 )
 from imgstore.progress import State
@@ -217,6 +218,7 @@ def test_the_layout_of_a_store() -> None:
     assert f"\n{DISKS}/{recipe_file('<chain id>')} " in text
     assert f"\n{DISKS}/{merged_sums_file('<chain id>')} " in text
     assert f"\n{container_disk('<container id>')} " in text and f"\n{container_marker('<container id>')} " in text
+    assert f"\n{platform_disk('containers', '<id>')} " in text and f"\n{platform_disk('volumes', '<name>')} " in text
     for kind in (
         markers.StoreMarker,
         markers.LayerMarker,
