@@ -45,8 +45,7 @@ class Containers:
         self._catalog = catalog
         self._live_disks = live_disks
         self._leases = leases
-        root = datastore.local_path("")
-        self._root = "" if root is None else f"{root}/"
+        self._root = datastore.prefix
 
     def commit(self, new: Sequence[markers.ContainerMarker]) -> list[ContainerRow]:
         """Makes containers visible whose disks are there; all of them, or, if a name is taken, none.

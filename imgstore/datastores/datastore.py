@@ -19,6 +19,7 @@ import contextlib
 import errno
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -40,6 +41,14 @@ from imgstore.errors import (
 from fs.base import FS  # isort: skip
 
 PART_SUFFIX = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of a storage, all of them and those that are free."""
+
+    total: int
+    free: int
 
 
 class StoredFile(abc.ABC):
@@ -326,6 +335,25 @@ class Datastore(abc.ABC):
     @abc.abstractmethod
     def local_path(self, path: str) -> Path | None:
         """Where programs on this machine find the file, or None if they cannot."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, as people name it: a directory, ``vsphere://`` or ``mem://``."""
+        root = self.local_path("")
+        return "mem://" if root is None else str(root)
+
+    @property
+    def prefix(self) -> str:
+        """What makes a path one that people and the platform can use: ``/directory/``, ``[DATASTORE] directory/`` or nothing."""
+        root = self.local_path("")
+        return "" if root is None else f"{root}/"
+
+    def space(self) -> Space | None:
+        """How much the storage below it has; None where nobody can say."""
+        return None
+
+    def check_live(self) -> None:  # noqa: B027 - most can
+        """Raises UnsupportedError where `create` and `open_live` do: containers and volumes cannot be there."""
 
     @abc.abstractmethod
     def close(self) -> None:

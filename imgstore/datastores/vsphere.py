@@ -25,6 +25,7 @@ from imgstore.blocks import Bytes
 from imgstore.datastores.datastore import (
     Datastore,
     LiveFile,
+    Space,
     Staging,
     StoredFile,
     is_private,
@@ -84,7 +85,6 @@ class VsphereDatastore(Datastore):
 
     def __init__(self, location: DatastoreLocation, login: VsphereLogin) -> None:
         self._files = DatastoreFiles(VsphereSession(login), location)
-        self.location = location
         self.fs = VsphereFS(self._files)
         self._owner = secrets.token_hex(6)
         self._closed = False
@@ -207,10 +207,20 @@ class VsphereDatastore(Datastore):
     def local_path(self, path: str) -> None:
         split_path(path)
 
-    def datastore_path(self, path: str) -> str:
-        """A path as vSphere writes it: ``[DATASTORE] path``."""
-        split_path(path)
-        return self._files.shown(path)
+    @property
+    def location(self) -> str:
+        return self._files.location.url
+
+    @property
+    def prefix(self) -> str:
+        return self._files.shown("x")[:-1]
+
+    def space(self) -> Space:
+        description = self.describe()
+        return Space(description.capacity, description.free)
+
+    def check_live(self) -> None:
+        raise self._unsupported("")
 
     def describe(self) -> DatastoreDescription:
         """What the datastore says it is.
@@ -254,13 +264,13 @@ class VsphereDatastore(Datastore):
 
     def _unsupported(self, path: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{self._files.shown(path)}: cannot be written in place on a vSphere datastore",
-            hint="containers and volumes need a store on a file system of this machine",
+            f"{self._files.shown(path)}: disks that guests write cannot be made on a vSphere datastore over the network",
+            hint="containers and volumes need a store on a file system of this machine; on vSphere the platform makes such disks",
         )
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValueError(f"the datastore {self.location.url} is closed")
+            raise ValueError(f"the datastore {self.location} is closed")
 
 
 class VsphereFile(StoredFile):

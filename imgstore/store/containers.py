@@ -184,6 +184,7 @@ class Containers(Contents):
                 gc.collect(self._disks, self._catalog, self._leases)
 
     def _creation(self) -> Creation:
+        self._datastore.check_live()
         return Creation(
             self._datastore,
             self._catalog,

@@ -95,8 +95,7 @@ class Contents(StoreCore):
             yield FileSystem(chain)
 
     def _shown(self, path: str) -> str:
-        local = self._datastore.local_path(path)
-        return path if local is None else str(local)
+        return self._datastore.prefix + path
 
 
 def _inside(path: str | bytes) -> bytes:

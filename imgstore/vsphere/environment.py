@@ -10,6 +10,7 @@ from dataclasses import replace
 from urllib.parse import unquote
 
 from imgstore.errors import InvalidError
+from imgstore.vsphere.locations import DatastoreLocation, VmLocation
 from imgstore.vsphere.login import VsphereLogin, parse_address
 
 URL = "GOVC_URL"
@@ -43,6 +44,18 @@ def read_login(environment: Mapping[str, str]) -> VsphereLogin:
         ca_file=environment.get(CA_CERTS, ""),
         datacenter=environment.get(DATACENTER, "").removeprefix("/"),
     )
+
+
+def login_for(location: DatastoreLocation | VmLocation, environment: Mapping[str, str]) -> VsphereLogin:
+    """The login to a location's server. A user and a password in ``GOVC_URL`` are those of that server, and go to no other.
+
+    Raises:
+        InvalidError: as `read_login`.
+    """
+    login = read_login(environment)
+    if (login.host, login.port) != (location.host, location.port):
+        login = replace(login, username=environment.get(USERNAME, ""), password=environment.get(PASSWORD, ""))
+    return location.login(login)
 
 
 def _parse_url(url: str) -> VsphereLogin:

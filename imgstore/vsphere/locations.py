@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
 from imgstore.errors import InvalidError
-from imgstore.vsphere.login import VsphereLogin, format_address, parse_address
+from imgstore.vsphere.login import VsphereLogin, at_server, format_address, parse_address
 
 SCHEME = "vsphere"
 
@@ -50,6 +50,10 @@ class DatastoreLocation:
         """It as vSphere writes it: ``[DATASTORE] path``."""
         return f"[{self.datastore}] {self.path}".rstrip(" ")
 
+    def login(self, login: VsphereLogin | None) -> VsphereLogin:
+        """The login to its server: its own server and user, with all else of ``login``."""
+        return at_server(login, self.host, self.port, self.username)
+
 
 @dataclass(frozen=True, slots=True)
 class VmLocation:
@@ -72,10 +76,9 @@ class VmLocation:
         """The whole of it as ``vsphere://``."""
         return _url(self.username, self.host, self.port, [self.datacenter, "vm", *self.path.split("/")])
 
-
-def is_datastore_location(text: str) -> bool:
-    """Whether it is one by its form, however wrong its contents."""
-    return text.startswith((f"{SCHEME}://", "ds://", "["))
+    def login(self, login: VsphereLogin | None) -> VsphereLogin:
+        """The login to its server: its own server and user, with all else of ``login``."""
+        return at_server(login, self.host, self.port, self.username)
 
 
 def parse_datastore(text: str, login: VsphereLogin | None = None) -> DatastoreLocation:

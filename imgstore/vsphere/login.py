@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from imgstore.errors import InvalidError
 
@@ -34,6 +34,13 @@ class VsphereLogin:
     def address(self) -> str:
         """The server as URLs have it: ``host``, with its port unless that is 443."""
         return format_address(self.host, self.port)
+
+
+def at_server(login: VsphereLogin | None, host: str, port: int, username: str) -> VsphereLogin:
+    """The login, but at this server, and of this user if one is named."""
+    if login is None:
+        return VsphereLogin(host, port, username)
+    return replace(login, host=host, port=port, username=username or login.username)
 
 
 def format_address(host: str, port: int) -> str:

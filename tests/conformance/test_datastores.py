@@ -512,14 +512,14 @@ class TestVsphere:
 
     def test_nothing_is_asked_before_it_is_needed(self, vsphere: Vcsim) -> None:
         with VsphereDatastore(parse_datastore(vsphere.url("x")), replace(vsphere.login, password="wrong")) as datastore:
-            assert datastore.datastore_path("a b/c.vmdk") == "[LocalDS_0] x/a b/c.vmdk"
+            assert datastore.prefix + "a b/c.vmdk" == "[LocalDS_0] x/a b/c.vmdk"
             assert datastore.local_path("a") is None
             with pytest.raises(DeniedError, match="wrong user name or password"):
                 datastore.list()
 
     def test_old_leftovers_of_markers_are_swept(self, datastore: VsphereDatastore, vsphere: Vcsim) -> None:
         datastore.write_atomic("refs/a/b.json", b"{}")
-        directory = vsphere.directory() / datastore.location.path / "refs/a"
+        directory = vsphere.directory() / datastore.prefix.partition("] ")[2] / "refs/a"
         for name, age in ((".b.json.0123-4567.part", 7200), (".b.json.0123-89ab.part", 0), ("old.part", 7200)):
             (directory / name).write_bytes(b"{")
             os.utime(directory / name, (time.time() - age, time.time() - age))

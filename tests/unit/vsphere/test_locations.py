@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from imgstore.config import is_vsphere_location
 from imgstore.errors import InvalidError
-from imgstore.vsphere.locations import DatastoreLocation, VmLocation, is_datastore_location, parse_datastore, parse_vm
+from imgstore.vsphere.locations import DatastoreLocation, VmLocation, parse_datastore, parse_vm
 from imgstore.vsphere.login import VsphereLogin
 
 LOGIN = VsphereLogin("vc.example", 8443, "admin", "s3cret", datacenter="DC0")
@@ -27,7 +28,7 @@ class TestParseDatastore:
         ],
     )
     def test_each_form_names_a_directory(self, text: str, expected: DatastoreLocation) -> None:
-        assert is_datastore_location(text)
+        assert is_vsphere_location(text)
         assert parse_datastore(text, LOGIN) == expected
         assert parse_datastore(expected.url) == expected
 
