@@ -96,7 +96,6 @@ class DatastoreFiles:
 
     @cached_property
     def _parameters(self) -> Mapping[str, str]:
-        _ = self.datastore  # of a file on none the server would say no more than that the file is missing
         return {"dcPath": self.session.datacenter_path(self.datacenter), "dsName": self.location.datastore}
 
     def shown(self, path: str) -> str:

@@ -50,7 +50,7 @@ def test_images_are_pulled_looked_at_and_removed(vsphere: Vcsim, tmp_path: Path)
         assert (image["id"], image["references"]) == (ours.id, list(ours.references))
         paths = [path.replace(f"{local.location}/", f"[{DATASTORE}] my images/") for path in local.disk_paths(ours.id)]
         assert cli.text("disk", "--chain", "three-layers").splitlines() == paths
-        assert cli.text("cat", "three-layers", "/etc/hostname").encode() == b"".join(local.cat(ours.id, "/etc/hostname"))
+        assert cli.text("cat", "three-layers", "/etc/hostname").encode() == b"".join(local.read_file(ours.id, "/etc/hostname"))
     assert cli.json("check", "--read-data") == []
     for words in (("container", "create", "three-layers"), ("volume", "create", "data")):
         assert "disks that guests write cannot be made on a vSphere datastore" in cli.fails(11, *words)
