@@ -83,8 +83,8 @@ class GuestDevice(BlockDevice, Protocol):
         """Whether everything that would change it is a DeniedError."""
         ...
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        """As `read`, of what is in memory already; None where that would have to wait for the storage."""
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """As `read`, filling ``buffer`` with what is in memory already; whether it is filled. If not, `read` would have to wait."""
         ...
 
     def write(self, offset: int, data: Bytes) -> None:
@@ -136,8 +136,8 @@ class ReadableFile(Protocol):
         """``length`` bytes at ``offset``, fewer only where the file ends."""
         ...
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        """Exactly ``length`` bytes at ``offset`` if all of them are in memory, else None: what would wait, and what would fail."""
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fills ``buffer`` with what is at ``offset`` if all of it is in memory; whether it is filled. Not what would wait, or fail."""
         ...
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:

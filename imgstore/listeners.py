@@ -207,19 +207,21 @@ def activated_sockets(environment: Mapping[str, str], process: int) -> dict[str,
     return found
 
 
-def create_tls(certificate: Path, key: Path, authority: Path | None) -> ssl.SSLContext:
+def create_tls(certificate: Path, key: Path, authority: Path | None, protocols: Sequence[str] = ()) -> ssl.SSLContext:
     """TLS 1.2 or newer, for a server.
 
     Args:
         certificate, key: our own, PEM.
         authority: clients must have a certificate of one of these authorities, PEM; None: clients need none.
+        protocols: what is offered by ALPN.
 
     Raises:
         InvalidError: a file cannot be read, or does not fit.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     with _read(f"certificate {certificate} with key {key}"):
         context.load_cert_chain(certificate, key, password=_no_password)
     if authority is not None:

@@ -135,8 +135,9 @@ class GuestCrashFile(CrashFile):
     def fdatasync(self) -> None:
         self.fsync()
 
-    def read_ready(self, offset: int, length: int) -> bytes:
-        return self.pread(offset, length)
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        buffer[:] = self.pread(offset, len(buffer))
+        return True
 
     def _change(self, change: Change) -> None:
         self._machine.step()

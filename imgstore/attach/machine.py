@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from imgstore.attach.attachment import AttachedDisk
 from imgstore.attach.qemu import DeviceModel, SocketAddress, block_nodes, name_serial, nest
-from imgstore.attach.qmp import QmpInvalidError, QmpMonitor
+from imgstore.attach.qmp import QmpError, QmpInvalidError, QmpMonitor
 from imgstore.errors import ImgstoreError, InUseError, UnavailableError, UnsupportedError
 
 RELEASE_SECONDS = 30.0
 """How long a guest may take to let a disk go: by PCI Express it waits 5 seconds, in case somebody presses the button again."""
 
+_STOPPED_SECONDS = 1.0
 _UNDO_SECONDS = 5.0
 _PERIPHERAL = "/machine/peripheral"
 _HINT = (
@@ -81,19 +82,18 @@ class Machine:
         """Those of the disks that were plugged in, by their ids.
 
         Raises:
-            InUseError: a disk that is to be written is in the machine since its start, under another name.
+            InUseError: the machine has a disk that is to be written under another name, since its start.
         """
         devices = self._children(_PERIPHERAL)
         found = {}
         for disk in disks:
             if plug_id(disk) in devices:
-                serial = self._monitor.execute("qom-get", path=f"{_PERIPHERAL}/{plug_id(disk)}", property="serial")
-                found[plug_id(disk)] = PluggedDisk(disk, plug_id(disk), str(serial), was_there=True)
+                serial = str(self._property(plug_id(disk), "serial"))
+                found[plug_id(disk)] = PluggedDisk(disk, plug_id(disk), serial, was_there=True)
         nodes = self._nodes()
         for disk in disks:
-            others = [] if plug_id(disk) in nodes else [name for name, file in nodes.items() if file == str(disk.chain[-1])]
-            if others and not disk.read_only:
-                raise InUseError(f"{disk.name}: the machine was started with it, as node {min(others, key=_is_made_up)}")
+            if not disk.read_only and plug_id(disk) not in nodes and str(disk.chain[-1]) in nodes.values():
+                raise InUseError(f"{disk.name}: the machine was started with it")
         return found
 
     def plug(
@@ -101,7 +101,7 @@ class Machine:
     ) -> list[PluggedDisk]:
         """Gives the machine disks that it does not have: all of them, or none.
 
-        A crash of ours leaves what was done until then; `unplug` takes it out, and `plug` goes on.
+        A crash of ours leaves what was done until then: `find` knows the devices, and `forget` closes the rest.
 
         Args:
             disks: with their whole chains, unless ``nbd``.
@@ -116,19 +116,18 @@ class Machine:
             UnavailableError: it does not answer.
         """
         places = self._choose(len(disks), model)
-        nodes = self._nodes()
         plugged: list[PluggedDisk] = []
         with contextlib.ExitStack() as undo:
             for disk in disks:
                 name = plug_id(disk)
-                if name in nodes:  # left by one that was stopped between the two
-                    self._monitor.execute("blockdev-del", node_name=name)
-                self._monitor.send("blockdev-add", nest(block_nodes(disk, name, nbd)))
+                with _about(disk):
+                    self._monitor.send("blockdev-add", nest(block_nodes(disk, name, nbd)))
                 undo.callback(self._undo, "blockdev-del", {"node-name": name})
             undo.callback(self._release_again, plugged)
             for disk, place in zip(disks, places, strict=True):
                 name, serial = plug_id(disk), name_serial(disk)
-                self._monitor.execute("device_add", driver=place.driver, bus=place.bus, id=name, drive=name, serial=serial)
+                with _about(disk):
+                    self._monitor.execute("device_add", driver=place.driver, bus=place.bus, id=name, drive=name, serial=serial)
                 plugged.append(PluggedDisk(disk, name, serial, was_there=False))
             undo.pop_all()
         return plugged
@@ -149,34 +148,35 @@ class Machine:
             present = self.find(disks)
         except InUseError as error:
             raise UnsupportedError(str(error), hint="only what was plugged in can be taken out") from None
-        nodes = self._nodes()
         self._release(set(present), seconds)
-        answers = []
-        for disk in disks:
-            name = plug_id(disk)
-            if name in nodes:
-                self._monitor.execute("blockdev-del", node_name=name)
-            answers.append(UnpluggedDisk(disk, name in present or name in nodes))
-        return answers
+        left = self.forget(disks)
+        return [UnpluggedDisk(disk, plug_id(disk) in present or plug_id(disk) in left) for disk in disks]
+
+    def forget(self, disks: Sequence[AttachedDisk]) -> set[str]:
+        """Closes disks that no device shows: whose guest let them go after nobody waited any more. Returns their ids."""
+        left = {plug_id(disk) for disk in disks} & set(self._nodes())
+        for name in left:
+            self._monitor.execute("blockdev-del", node_name=name)
+        return left
 
     def _release(self, pending: set[str], seconds: float) -> None:
         if not pending:
             return
-        status = self._monitor.execute("query-status")
-        if not status.get("running"):
-            raise UnavailableError(f"the machine does not run ({status.get('status')}): its guest cannot let a disk go")
         for name in sorted(pending):
             try:
                 self._monitor.execute("device_del", id=name)
             except QmpInvalidError as error:
                 if "in the process of unplug" not in str(error):
                     raise
+        status = self._monitor.execute("query-status")
+        if not status.get("running"):  # SCSI needs no guest; on PCI none would answer
+            seconds = min(seconds, _STOPPED_SECONDS)
         while pending:
             told = self._monitor.wait_for(lambda event, data: event in _RELEASES and data.get("device") in pending, seconds)
             if told is None or told[0] != "DEVICE_DELETED":
                 how = f"did not let it go within {seconds:g} s" if told is None else "refused to let it go"
                 raise UnavailableError(
-                    f"{', '.join(sorted(pending))}: the guest {how}",
+                    f"{', '.join(sorted(pending))}: the guest {how}; the machine is {status.get('status')}",
                     hint="its kernel must run, and know hot-plug (ACPI or PCI Express); the same command waits again",
                 )
             pending.remove(told[1]["device"])
@@ -193,7 +193,8 @@ class Machine:
         if not count:
             return []
         devices = self._children(_PERIPHERAL)
-        ports = [name for name, kind in devices.items() if kind == "pcie-root-port"]
+        ports = [name for name, kind in devices.items() if kind == "pcie-root-port" and self._property(name, "hotplug")]
+        ports.sort(key=lambda name: (len(name), name))
         controllers = [name for name, kind in devices.items() if kind == "virtio-scsi-pci"]
         on_scsi = [Place("scsi-hd", f"{name}.0") for name in controllers[:1]] * count
         on_pci: list[Place] = []
@@ -210,6 +211,9 @@ class Machine:
         raise UnsupportedError(
             f"the machine has no place where a disk could be plugged in as {model or 'virtio-blk-pci'}", hint=_HINT
         )
+
+    def _property(self, device: str, name: str) -> Any:
+        return self._monitor.execute("qom-get", path=f"{_PERIPHERAL}/{device}", property=name)
 
     def _is_taken(self, port: str) -> bool:
         return any(name.startswith("child[") for name in self._properties(f"{_PERIPHERAL}/{port}/{port}"))
@@ -233,8 +237,13 @@ class Machine:
 _RELEASES = frozenset({"DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"})
 
 
-def _is_made_up(node: str) -> bool:
-    return node.startswith("#")
+@contextlib.contextmanager
+def _about(disk: AttachedDisk) -> Iterator[None]:
+    """QEMU does not say which disk it refuses."""
+    try:
+        yield
+    except QmpError as error:
+        raise type(error)(f"{disk.name}: {error}") from None
 
 
 def _texts(listed: object, first: str, second: str) -> Iterator[tuple[str, str]]:

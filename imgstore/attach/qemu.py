@@ -78,7 +78,7 @@ def name_serial(disk: AttachedDisk) -> str:
         return serial
     digits = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:6]
     last = re.sub(r"[^\w.-]", "-", name.rpartition("/")[2], flags=re.ASCII)
-    return f"{prefix}-{last[: SERIAL_MAX - len(prefix) - 8]}-{digits}"
+    return f"{prefix}-{last[: SERIAL_MAX - len(prefix) - 8].rstrip('-._')}-{digits}"
 
 
 def block_nodes(disk: AttachedDisk, name: str, nbd: SocketAddress | None = None) -> list[Node]:
@@ -102,9 +102,8 @@ def block_nodes(disk: AttachedDisk, name: str, nbd: SocketAddress | None = None)
             "node-name": name if is_top else f"{name}-{depth}",
             "read-only": disk.read_only or not is_top,
             "file": {"driver": "file", "filename": _show(path)},
+            "backing": nodes[-1]["node-name"] if nodes else None,  # None: none, whatever the file says
         }
-        if nodes:
-            node["backing"] = nodes[-1]["node-name"]
         nodes.append(node)
     return nodes
 

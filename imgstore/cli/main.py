@@ -42,7 +42,8 @@ COMMANDS: Commands = {
     "volume": ("volumes", "volume", "Make, list, copy and remove volumes."),
     "volume-store": ("volume_stores", "volume_store", "Add, list and forget the places where volumes lie."),
     "attach": ("attach", "attach", "Hand disks to a virtual machine."),
-    "detach": ("attach", "detach", "Take disks out of a virtual machine that runs."),
+    "detach": ("attach", "detach", "Take disks out of a virtual machine."),
+    "attachments": ("vm_attach", "attachments", "List the disks of the store that a machine of vSphere has."),
     "check": ("store", "check", "Check catalog, disks, chains and file systems."),
     "df": ("store", "usage", "Show what takes space, and how much is free."),
     "quota": ("store", "quota", "Show or set how much the store may take."),
@@ -51,6 +52,7 @@ COMMANDS: Commands = {
     "tags": ("registry", "tags", "List the tags of a repository."),
     "manifest": ("registry", "manifest", "Show the manifest or index of an image, as JSON."),
     "serve": ("serve", "serve", "Answer Docker's clients: the Docker Engine API for images."),
+    "nbd": ("nbd", "nbd", "Serve disks as network block devices."),
     "init": ("store", "init", "Make a store."),
     "rebuild": ("store", "rebuild", "Make the catalog again from the datastore."),
 }

@@ -21,7 +21,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from imgstore import _fscompat  # noqa: F401  # before fs
 from imgstore.blocks import Bytes
@@ -72,12 +72,12 @@ class StoredFile(abc.ABC):
             UnavailableError: the datastore does not answer.
         """
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        """Exactly ``length`` bytes at ``offset`` if all of them are in memory, else None: what would wait, and what would fail.
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fills ``buffer`` with what is at ``offset`` if all of it is in memory; whether it is filled. Not what would wait, or fail.
 
         Not every datastore can tell: one that cannot never has anything ready.
         """
-        return None
+        return False
 
     @abc.abstractmethod
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
@@ -180,7 +180,7 @@ class Staging(abc.ABC):
         Who has the old file open reads on in it. If it fails, what was moved already stays.
 
         Raises:
-            UnsupportedError: the datastore cannot do that.
+            UnsupportedError: the datastore cannot do that (`Datastore.can_replace`).
             NoSpaceError, UnavailableError: as `publish`.
         """
         raise UnsupportedError("a file of this datastore cannot be replaced in one step")
@@ -201,9 +201,13 @@ class Datastore(abc.ABC):
 
     Attributes:
         fs: the PyFilesystem2 view of the same files, for those who bring their own tools.
+        can_replace: whether a staging can `Staging.replace` files.
+        platform_disks: the disks of containers are made and written by the platform that runs them, and never by us.
     """
 
     fs: FS
+    can_replace: ClassVar[bool] = False
+    platform_disks: ClassVar[bool] = False
 
     @abc.abstractmethod
     def open(self, path: str) -> StoredFile:
@@ -314,6 +318,19 @@ class Datastore(abc.ABC):
     @abc.abstractmethod
     def usage(self, path: str = "") -> int:
         """Bytes of storage that a file, or a directory with all that is in it, takes: holes do not count."""
+
+    def remove_platform_disk(self, path: str) -> None:
+        """Removes a disk that the platform made, with all its files, where ``platform_disks`` is set.
+
+        Raises:
+            NotFoundError: there is none.
+            InUseError: a machine has it open; nothing was removed.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def files_in_use(self) -> frozenset[str]:
+        """Paths of the files that virtual machines have as disks, running or not, where ``platform_disks`` is set."""
+        return frozenset()
 
     @abc.abstractmethod
     def usages(self, directory: str) -> dict[str, int]:

@@ -53,6 +53,8 @@ class LocalDatastore(Datastore):
         NotFoundError: no such directory.
     """
 
+    can_replace = True
+
     def __init__(self, directory: Path | str, *, create: bool = False) -> None:
         self._directory = Path(directory).absolute()
         with named_errors(str(self._directory), "open the directory"):

@@ -62,20 +62,18 @@ class LocalFile(StoredFile):
                 length -= len(data)
         return b"".join(parts)
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
         if not self._tells_ready:
-            return None
-        buffer = bytearray(length)
+            return False
         try:
-            done = os.preadv(self._descriptor, (buffer,), offset, os.RWF_NOWAIT)
+            return os.preadv(self._descriptor, (buffer,), offset, os.RWF_NOWAIT) == len(buffer)
         except BlockingIOError:
-            return None
+            return False
         except OSError as error:
             # EOPNOTSUPP: tmpfs and most of what comes over a network cannot tell. Any other error comes again to who reads and waits.
             if error.errno == errno.EOPNOTSUPP:
                 self._tells_ready = False
-            return None
-        return buffer if done == length else None
+            return False
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)
@@ -128,8 +126,8 @@ class LocalStagedFile(LocalFile, StagedFile):
             self._settle()
         return super().pread(offset, length)
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        return None  # what is behind may still be on its way
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        return False  # what is behind may still be on its way
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         with named_errors(self._path, "look for its holes"):

@@ -35,6 +35,8 @@ class MemoryDatastore(Datastore):
     A published file can be altered through ``fs``, which knows no modes.
     """
 
+    can_replace = True
+
     def __init__(self) -> None:
         self.fs = memoryfs.MemoryFS()
         self._owner = secrets.token_hex(6)
@@ -171,9 +173,12 @@ class MemoryFile(StoredFile):
             self._handle().seek(offset)
             return self._file.read(length)
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        data = self.pread(offset, length)
-        return data if len(data) == length else None
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        data = self.pread(offset, len(buffer))
+        if len(data) < len(buffer):
+            return False
+        buffer[:] = data
+        return True
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = min(offset + length, self.size)

@@ -39,8 +39,17 @@ from imgstore.datastores.datastore import (
 from imgstore.datastores.local_files import LocalStagedFile
 from imgstore.datastores.vsphere_files import DatastoreFiles
 from imgstore.datastores.vsphere_fs import VsphereFS
-from imgstore.errors import AlreadyExistsError, ImgstoreError, NoSpaceError, NotFoundError, UnavailableError, UnsupportedError
+from imgstore.errors import (
+    AlreadyExistsError,
+    ImgstoreError,
+    InUseError,
+    NoSpaceError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 from imgstore.vsphere.locations import DatastoreLocation
+from imgstore.vsphere.machine_disks import files_of_machines
 from imgstore.vsphere.session import VsphereLogin, VsphereSession
 from imgstore.vsphere.soap import vim
 
@@ -83,11 +92,18 @@ class VsphereDatastore(Datastore):
         login: closed with the datastore.
     """
 
+    platform_disks = True
+
     def __init__(self, location: DatastoreLocation, login: VsphereLogin) -> None:
         self._files = DatastoreFiles(VsphereSession(login), location)
         self.fs = VsphereFS(self._files)
         self._owner = secrets.token_hex(6)
         self._closed = False
+
+    @property
+    def files(self) -> DatastoreFiles:
+        """The same files as the server has them, with the session."""
+        return self._files
 
     def open(self, path: str) -> StoredFile:
         split_name(path)
@@ -167,6 +183,20 @@ class VsphereDatastore(Datastore):
         self._check_open()
         self._find(path, directory=True)
         self._files.remove(path)
+
+    def remove_platform_disk(self, path: str) -> None:
+        """Removes the disk by the VirtualDiskManager, which knows its files and refuses where one is open, then the directory around it."""
+        directory = "/".join(split_name(path)[0])
+        self._check_open()
+        for file, machine in files_of_machines(self._files.session, self._files.datastore).items():
+            if self._files.relative(file) == path:
+                raise InUseError(f"{self._files.shown(path)}: VM {machine} has it", hint="imgstore detach takes it from there")
+        self._files.remove_disk(path)
+        self.remove_tree(directory)
+
+    def files_in_use(self) -> frozenset[str]:
+        files = files_of_machines(self._files.session, self._files.datastore)
+        return frozenset(path for file in files if (path := self._files.relative(file)) is not None)
 
     def usage(self, path: str = "") -> int:
         split_path(path)

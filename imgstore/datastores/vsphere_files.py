@@ -31,6 +31,7 @@ from imgstore.errors import (
 )
 from imgstore.vsphere.faults import FULL
 from imgstore.vsphere.locations import DatastoreLocation
+from imgstore.vsphere.machine_disks import in_directory
 from imgstore.vsphere.session import VsphereSession
 from imgstore.vsphere.soap import vim
 
@@ -102,6 +103,12 @@ class DatastoreFiles:
         """A path as vSphere writes it: ``[DATASTORE] path``."""
         below = "/".join(filter(None, (self.location.path, path)))
         return f"[{self.location.datastore}] {below}" if below else f"[{self.location.datastore}]"
+
+    def relative(self, shown: str) -> str | None:
+        """The path below here of one that vSphere has; None if it is not below."""
+        prefix = self.shown("x").removesuffix("x")
+        path = in_directory(shown, prefix) if self.location.path else shown
+        return path.removeprefix(prefix) if path.startswith(prefix) else None
 
     def scan(self, path: str) -> list[Entry]:
         """What a directory holds.
@@ -206,6 +213,19 @@ class DatastoreFiles:
         shown = self.shown(path)
         task = self._call(lambda: self._file_manager.DeleteDatastoreFile_Task(shown, self.datacenter), path, "remove it")
         self.session.wait(task, f"{shown}: cannot remove it")
+
+    def remove_disk(self, path: str) -> None:
+        """Removes a virtual disk that the platform made, with all files of it, and without its parents.
+
+        Raises:
+            NotFoundError: it is missing.
+            InUseError: a running machine has it open.
+        """
+        self._forget_directories()
+        shown = self.shown(path)
+        manager = self.session.content.virtualDiskManager
+        task = self._call(lambda: manager.DeleteVirtualDisk_Task(shown, self.datacenter), path, "remove the disk")
+        self.session.wait(task, f"{shown}: cannot remove the disk")
 
     def move(self, source: str, target: str, *, replace: bool) -> None:
         """Renames a file or directory on the server. Not for ``.vmdk``: vSphere would take one for a disk, and rewrite it as flat.

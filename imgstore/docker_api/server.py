@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
 
 import uvicorn
 
@@ -29,6 +30,18 @@ _HANDSHAKE_SECONDS_MAX = 10.0
 _log = logging.getLogger(__name__)
 
 
+class Companion(Protocol):
+    """What else is served in the same event loop, for as long."""
+
+    async def start(self) -> None:
+        """Begins to listen."""
+        ...
+
+    async def stop(self) -> None:
+        """Lets clients end, in a time of its own."""
+        ...
+
+
 class Server(uvicorn.Server):
     """Answers for a service on all of its listeners, from `serve` until `stop`.
 
@@ -36,6 +49,7 @@ class Server(uvicorn.Server):
         shutdown_timeout: seconds that running requests have to end after `stop`; then they are cut.
         allowed_hosts: names that the Host header may have beside addresses and ``localhost``.
         on_start: called once all listeners are answered.
+        companions: begin and end with it.
     """
 
     def __init__(
@@ -46,6 +60,7 @@ class Server(uvicorn.Server):
         shutdown_timeout: float = SHUTDOWN_SECONDS,
         allowed_hosts: frozenset[str] = frozenset(),
         on_start: Callable[[], None] = lambda: None,
+        companions: Sequence[Companion] = (),
     ) -> None:
         config = uvicorn.Config(
             create_app(service, allowed_hosts=allowed_hosts),
@@ -63,6 +78,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._on_start = on_start
+        self._companions = tuple(companions)
         self._shutdown_timeout = shutdown_timeout
         self._listeners = tuple(listeners)
 
@@ -89,6 +105,8 @@ class Server(uvicorn.Server):
             )
             for listener in self._listeners
         ]
+        for companion in self._companions:
+            await companion.start()
         self.started = True
         self._on_start()
 
@@ -96,6 +114,7 @@ class Server(uvicorn.Server):
         """Lets requests end, then cuts them; called by `serve`."""
         for server in self.servers:
             server.close()
+        ends = [asyncio.create_task(companion.stop()) for companion in self._companions]
         self._service.close()
         state = self.server_state
         for connection in list(state.connections):
@@ -111,6 +130,7 @@ class Server(uvicorn.Server):
         for connection in list(state.connections):
             connection.transport.abort()
         await self._service.jobs.end()
+        await asyncio.gather(*ends)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

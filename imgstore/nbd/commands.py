@@ -1,7 +1,7 @@
 """Commands: what each request asks of a device, and the reply to it.
 
-Which requests are refused, with which error and in which order that is looked at, is QEMU's way (``nbd/server.c``), so that its clients
-find here what they know.
+What is refused is what QEMU's server refuses (``nbd/server.c``); the errors are those of the protocol's section "Error values", where QEMU
+says EINVAL to all.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import errno
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from imgstore.blocks import Bytes, Extent, ExtentKind, GuestDevice
 from imgstore.errors import DeniedError, ImgstoreError, InvalidError, NoSpaceError
@@ -45,10 +45,17 @@ SPARSE_READ_MIN = 64 << 10
 READY_SIZE_MAX = 256 << 10
 """Bytes of a read that is looked for in memory; longer ones would keep the other clients waiting."""
 
+READY_REPLY_MAX = READY_SIZE_MAX + (4 << 10)
+"""Bytes of a reply to such a read. One with more holes than fit beside its data is put together in a thread."""
+
 EXTENTS_MAX = 1 << 16
 """Extents that one reply has, 512 KiB of them; the client asks again for the rest."""
 
 _CACHED_AT_ONCE = 1 << 20
+
+_OFFSET_SIZE = 8  # bytes in the payload of a chunk, before the data
+_OFFSET_DATA = Chunk.OFFSET_DATA.value
+_pack_data_chunk = DATA_CHUNK.pack_into
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHANGES = frozenset((Command.WRITE, Command.WRITE_ZEROES, Command.TRIM))
@@ -71,6 +78,7 @@ class Commands:
 
     Attributes:
         size: of the device, in bytes.
+        header_size: bytes before the contents of a read that is not sparse.
         dense_read_max: bytes of the longest read that is answered with all its bytes, holes or not, and looked for in memory.
     """
 
@@ -78,6 +86,7 @@ class Commands:
         self.device = device
         self.structured = structured
         self.size = device.size
+        self.header_size = DATA_CHUNK.size if structured else SIMPLE_REPLY.size
         self.dense_read_max = SPARSE_READ_MIN - 1 if structured else READY_SIZE_MAX
         self._read_only = device.read_only
         self._allocation = allocation
@@ -97,7 +106,7 @@ class Commands:
         valid = _FLAGS.get(Command(command), CommandFlag.FUA)
         if self.structured and command == Command.READ:
             valid |= CommandFlag.DF
-        if flags & ~valid:
+        if flags & ~int(valid):  # ~ of a Flag has no unknown bits
             return self.error(request, Error.EINVAL, f"flags {flags:#x} do not go with command {command}")
         if command == Command.BLOCK_STATUS and not (self._allocation and length):
             reason = "the length is 0" if self._allocation else "no metadata context was chosen"
@@ -124,22 +133,32 @@ class Commands:
             _log.exception("command %d of bytes %d..+%d failed", request.command, request.offset, request.length)
             return self.error(request, Error.EIO, "an error that nobody expected; the server's log has it")
 
-    def read_now(self, request: Request) -> Reply | None:
-        """The reply to a read whose contents are in memory; None where it would have to wait, or `perform` has an error to tell."""
-        if not 0 < request.length <= READY_SIZE_MAX:
-            return None
-        with contextlib.suppress(_NotReadyError, ImgstoreError, OSError):
-            if self._may_be_sparse(request):
-                return self._read_sparse(request, self._read_ready)
-            data = self._read_ready(request.offset, request.length)
-            return [self.data_header(request.cookie, request.offset, request.length), data]
-        return None
+    def read_now(self, request: Request, out: memoryview) -> int:
+        """Puts the reply to a read whose contents are in memory into ``out``, which has room for `READY_REPLY_MAX` bytes.
 
-    def data_header(self, cookie: int, offset: int, length: int) -> bytes:
-        """What comes before the contents of a whole read, of at least one byte where replies are structured."""
+        Returns:
+            Bytes of the reply; 0 where `perform` must be asked, because it would have to wait, or fail.
+        """
+        _, _, cookie, offset, length = request
+        if not 0 < length <= READY_SIZE_MAX:
+            return 0
+        with contextlib.suppress(Exception):  # `perform` meets the same error, and tells it
+            if self._may_be_sparse(request):
+                return self._read_sparse_now(request, out)
+            end = self.header_size + length
+            if self.device.read_ready_into(offset, out[self.header_size : end]):
+                self.pack_header(out, 0, cookie, offset, length)
+                return end
+        return 0
+
+    def pack_header(self, out: memoryview, position: int, cookie: int, offset: int, length: int) -> None:
+        """Puts what comes before the contents of a read, at least one byte, into ``out``: ``header_size`` bytes."""
         if self.structured:
-            return DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, CHUNK_DONE, Chunk.OFFSET_DATA, cookie, length + 8, offset)
-        return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
+            _pack_data_chunk(
+                out, position, STRUCTURED_REPLY_MAGIC, CHUNK_DONE, _OFFSET_DATA, cookie, length + _OFFSET_SIZE, offset
+            )
+        else:
+            SIMPLE_REPLY.pack_into(out, position, SIMPLE_REPLY_MAGIC, 0, cookie)
 
     def error(self, request: Request, error: Error, message: str) -> Reply:
         """The reply to a request that failed."""
@@ -174,31 +193,47 @@ class Commands:
         if not length:
             return [self._end(cookie)]
         if self._may_be_sparse(request):
-            return self._read_sparse(request, self.device.read)
-        return [self.data_header(cookie, offset, length), self.device.read(offset, length)]
+            return self._read_sparse(request)
+        header = memoryview(bytearray(self.header_size))
+        self.pack_header(header, 0, cookie, offset, length)
+        return [header, self.device.read(offset, length)]
 
     def _may_be_sparse(self, request: Request) -> bool:
         return self.structured and request.length >= SPARSE_READ_MIN and not request.flags & CommandFlag.DF
 
-    def _read_sparse(self, request: Request, read: Callable[[int, int], Bytes]) -> Reply:
+    def _read_sparse(self, request: Request) -> Reply:
         """Contents as chunks of data and of holes."""
-        _, _, cookie, offset, length = request
-        runs = list(_runs(self.device.extents(offset, length)))
         reply: Reply = []
-        for number, (start, size, kind) in enumerate(runs, 1):
-            flags = CHUNK_DONE if number == len(runs) else 0
-            if kind is ExtentKind.HOLE:
-                reply.append(HOLE_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, Chunk.OFFSET_HOLE, cookie, 12, start, size))
-            else:
-                reply.append(DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, Chunk.OFFSET_DATA, cookie, size + 8, start))
-                reply.append(read(start, size))
+        for header, extent in self._chunks(request):
+            reply.append(header)
+            if extent.kind is ExtentKind.DATA:
+                reply.append(self.device.read(extent.offset, extent.length))
         return reply
 
-    def _read_ready(self, offset: int, length: int) -> Bytes:
-        data = self.device.read_ready(offset, length)
-        if data is None:
-            raise _NotReadyError
-        return data
+    def _read_sparse_now(self, request: Request, out: memoryview) -> int:
+        position = 0
+        for header, extent in self._chunks(request):
+            begin = position + len(header)
+            end = begin + (extent.length if extent.kind is ExtentKind.DATA else 0)
+            if end > len(out):
+                return 0
+            out[position:begin] = header
+            if end > begin and not self.device.read_ready_into(extent.offset, out[begin:end]):
+                return 0
+            position = end
+        return position
+
+    def _chunks(self, request: Request) -> Iterator[tuple[bytes, Extent]]:
+        """The chunks of a read: what comes before the contents of each, and what it is of."""
+        _, _, cookie, offset, length = request
+        for extent in _runs(self.device.extents(offset, length)):
+            start, size, kind = extent
+            flags = CHUNK_DONE if start + size == offset + length else 0
+            if kind is ExtentKind.HOLE:
+                yield HOLE_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, Chunk.OFFSET_HOLE, cookie, 12, start, size), extent
+            else:
+                payload = size + _OFFSET_SIZE
+                yield DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, Chunk.OFFSET_DATA, cookie, payload, start), extent
 
     def _block_status(self, request: Request) -> bytes:
         _, _, cookie, offset, length = request
@@ -212,10 +247,6 @@ class Commands:
         if self.structured:
             return CHUNK.pack(STRUCTURED_REPLY_MAGIC, CHUNK_DONE, Chunk.NONE, cookie, 0)
         return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
-
-
-class _NotReadyError(Exception):
-    """A part of a read would have to wait for the storage."""
 
 
 def _runs(extents: Iterator[Extent]) -> Iterator[Extent]:

@@ -17,7 +17,7 @@ from concurrent.futures import Executor
 
 from imgstore.blocks import Bytes
 from imgstore.nbd.channel import BLOCKED, Channel
-from imgstore.nbd.commands import Commands, Reply
+from imgstore.nbd.commands import READY_REPLY_MAX, Commands, Reply
 from imgstore.nbd.protocol import PAYLOAD_MAX, REQUEST, REQUEST_MAGIC, Command, Request
 
 JOBS_MAX = 16
@@ -26,9 +26,10 @@ JOBS_MAX = 16
 JOB_SIZE_MAX = PAYLOAD_MAX
 """Bytes that these may carry or read together."""
 
-QUEUE_SIZE_MAX = 1 << 20
-"""Bytes of replies after which the next requests wait until these are sent."""
+TURN_SIZE_MAX = 1 << 20
+"""Bytes of replies after which the other clients have their turn."""
 
+_OUT_SIZE = 2 * READY_REPLY_MAX
 _RECEIVE_SIZE = 64 << 10
 _PARTS_MAX = 1024  # IOV_MAX
 _PAYLOAD_STEP = 1 << 20
@@ -49,6 +50,7 @@ class Connection:
 
     def __init__(self, channel: Channel, commands: Commands, executor: Executor) -> None:
         self._socket = channel.socket
+        self._descriptor = self._socket.fileno()
         self._encrypted = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         self._commands = commands
         self._executor = executor
@@ -61,7 +63,11 @@ class Connection:
         self._payload = Payload(0)
         self._skipped = 0
         """Bytes of a refused payload that are still to come."""
+        self._out = memoryview(bytearray(_OUT_SIZE))
+        """Replies of what was in memory, put together where they are sent from."""
+        self._out_start = self._out_end = 0
         self._queue: Reply = []
+        """Parts of replies from threads, and of errors. Sent when nothing is left in ``_out``."""
         self._jobs = 0
         self._job_size = 0
         self._is_read_up = False
@@ -92,12 +98,15 @@ class Connection:
     def abort(self) -> None:
         """Answers nothing more. What is under way is still done."""
         self._is_last = self._is_lost = True
+        self._out_start = self._out_end = 0
         self._queue.clear()
         self._watch(reading=False, writing=False)
         self._end_if_idle()
 
     def _receive(self) -> None:
         """Takes what has arrived; called when there may be something."""
+        if self._is_last:
+            return
         try:
             count = self._payload.receive(self._socket) if self._writing is not None else self._receive_requests()
         except BLOCKED:
@@ -115,6 +124,8 @@ class Connection:
             rest = self._end - self._start
             received[:rest] = received[self._start : self._end]
             self._start, self._end = 0, rest
+        if self._end == len(received):
+            return -1  # requests that wait; to receive into no room would look like the end
         with memoryview(received) as view:
             count = self._socket.recv_into(view[self._end :])
         self._end += count
@@ -142,28 +153,33 @@ class Connection:
         """Begins the requests that have arrived whole; returns whether one of them has to wait."""
         if self._writing is not None and not self._end_payload():
             return False
-        received, end, queue = self._received, self._end, self._queue
-        read_ready, data_header = self._commands.device.read_ready, self._commands.data_header
-        size, dense_read_max = self._commands.size, self._commands.dense_read_max
-        start, queued = self._start, 0
+        received, end, out = self._received, self._end, self._out
+        read_ready_into, pack_header = self._commands.device.read_ready_into, self._commands.pack_header
+        size, dense_read_max, header_size = self._commands.size, self._commands.dense_read_max, self._commands.header_size
+        start, answered = self._start, 0
         if self._skipped:
             start = self._skip(start)
         while end - start >= _REQUEST_SIZE:
-            if queued >= QUEUE_SIZE_MAX:
+            if answered >= TURN_SIZE_MAX:
                 self._start = start
-                self._loop.call_soon(self._advance)  # the other clients first
+                self._loop.call_soon(self._advance)
+                return True
+            if self._out_end > READY_REPLY_MAX and not self._send():
+                self._start = start
                 return True
             magic, flags, command, cookie, offset, length = _unpack(received, start)
             # What nearly all requests are, in as few steps as can be: a short read of what is in memory.
             if command == 0 == flags and 0 < length <= dense_read_max and offset + length <= size and magic == REQUEST_MAGIC:
+                position = self._out_end
+                begin = position + header_size
                 try:
-                    data = read_ready(offset, length)
+                    ready = read_ready_into(offset, out[begin : begin + length])
                 except Exception:
-                    data = None  # a thread meets the same error, and tells it
-                if data is not None:
-                    queue.append(data_header(cookie, offset, length))
-                    queue.append(data)
-                    queued += length + _REQUEST_SIZE
+                    ready = False  # a thread meets the same error, and tells it
+                if ready:
+                    pack_header(out, position, cookie, offset, length)
+                    self._out_end = begin + length
+                    answered += length
                     start += _REQUEST_SIZE
                     continue
             if magic != REQUEST_MAGIC:
@@ -171,20 +187,18 @@ class Connection:
                 self.abort()
                 return False
             request = Request(flags, command, cookie, offset, length)
-            ready = self._answer_now(request)
-            if ready is not None:
-                queue += ready
-                queued += sum(map(len, ready))
-            elif not self._has_room(request):
+            answer = self._answer_now(request)
+            if answer is None and not self._has_room(request):
                 self._start = start
                 return True
             start += _REQUEST_SIZE
+            answered += answer or 0
             if command == Command.DISC:
                 self._is_last = True
                 break
             if command == Command.WRITE:
                 self._start = start
-                if ready is None:
+                if answer is None:
                     self._begin_payload(request)
                     if not self._end_payload():
                         return False
@@ -192,19 +206,23 @@ class Connection:
                 else:
                     self._skipped = length
                     start = self._skip(start)
-            elif ready is None:
+            elif answer is None:
                 self._begin_job(request, b"")
         self._start = start
         return False
 
-    def _answer_now(self, request: Request) -> Reply | None:
-        """The reply to what needs no waiting, empty for none; None for what has to go to a thread."""
+    def _answer_now(self, request: Request) -> int | None:
+        """Answers what needs no waiting; returns bytes of the reply, or None for what has to go to a thread."""
         if request.command == Command.DISC:
-            return []
+            return 0
         refusal = self._commands.refusal(request)
-        if refusal is None and request.command == Command.READ:
-            return self._commands.read_now(request)
-        return refusal
+        if refusal is not None:
+            self._queue += refusal
+            return sum(map(len, refusal))
+        if request.command == Command.READ and (size := self._commands.read_now(request, self._out[self._out_end :])):
+            self._out_end += size
+            return size
+        return None
 
     def _has_room(self, request: Request) -> bool:
         if self._jobs == JOBS_MAX:
@@ -253,17 +271,14 @@ class Connection:
             self._ended.set_result(None)
 
     def _send(self) -> bool:
-        """Sends what is in the queue; returns whether the kernel took all of it. Else it is called again when that can take more."""
-        queue = self._queue
+        """Sends the replies there are; returns whether the kernel took all of them. Else it goes on when that can take more."""
         try:
-            while queue:
-                if self._encrypted is None:
-                    sent = self._socket.sendmsg(queue if len(queue) <= _PARTS_MAX else queue[:_PARTS_MAX])
-                else:
-                    if len(queue) > 1:
-                        queue[:] = [b"".join(queue)]  # full records; OpenSSL wants the same bytes again where it had to wait
-                    sent = self._socket.send(queue[0])
-                _drop(queue, sent)
+            while self._out_end:
+                self._out_start += self._socket.send(self._out[self._out_start : self._out_end])
+                if self._out_start == self._out_end:
+                    self._out_start = self._out_end = 0
+            if self._queue:
+                self._send_queue()
         except BLOCKED:
             self._watch(reading=False, writing=True)
             return False
@@ -273,17 +288,28 @@ class Connection:
             return False
         return True
 
+    def _send_queue(self) -> None:
+        queue = self._queue
+        while queue:
+            if self._encrypted is None:
+                sent = self._socket.sendmsg(queue[:_PARTS_MAX])
+            else:
+                if len(queue) > 1:
+                    queue[:] = [b"".join(queue)]  # full records; OpenSSL wants the same bytes again where it had to wait
+                sent = self._socket.send(queue[0])
+            _drop(queue, sent)
+
     def _watch(self, *, reading: bool, writing: bool) -> None:
         """Says what of the socket is waited for; nothing else is."""
         was_reading, was_writing = self._watched
         if reading and not was_reading:
-            self._loop.add_reader(self._socket, self._receive)
+            self._loop.add_reader(self._descriptor, self._receive)
         elif was_reading and not reading:
-            self._loop.remove_reader(self._socket)
+            self._loop.remove_reader(self._descriptor)
         if writing and not was_writing:
-            self._loop.add_writer(self._socket, self._advance)
+            self._loop.add_writer(self._descriptor, self._advance)
         elif was_writing and not writing:
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._descriptor)
         self._watched = (reading, writing)
 
 

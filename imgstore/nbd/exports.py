@@ -95,7 +95,7 @@ class ReadOnlyView:
     def __init__(self, device: GuestDevice) -> None:
         self._device = device
         self.read = device.read
-        self.read_ready = device.read_ready
+        self.read_ready_into = device.read_ready_into
         self.flush = device.flush
         self.close = device.close
 

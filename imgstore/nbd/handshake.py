@@ -121,7 +121,7 @@ class Handshake:
         flags = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
         await self._channel.send(GREETING.pack(INIT_MAGIC, OPTION_MAGIC, flags))
         (chosen,) = CLIENT_FLAGS.unpack(await self._channel.receive(CLIENT_FLAGS.size))
-        if chosen & ~flags:
+        if chosen & ~int(flags):  # ~ of a Flag has no unknown bits
             raise DroppedError(f"client flags {chosen:#x} are unknown")
         self._padded = not chosen & HandshakeFlag.NO_ZEROES
         while True:

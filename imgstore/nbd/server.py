@@ -25,7 +25,7 @@ CONNECTIONS_MAX = 100
 HANDSHAKE_SECONDS_MAX = 10.0
 """From the first byte to the choice of an export, as with QEMU."""
 
-SHUTDOWN_SECONDS = 10.0
+SHUTDOWN_SECONDS = 5.0
 """How long clients may take, after `Server.stop`, to take the replies to what they had asked for."""
 
 _THREADS = 64

@@ -41,6 +41,7 @@ from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.stop import Stop
 from imgstore.store.shared_chains import SharedChains
 from imgstore.vmdk.chain import Chain
+from imgstore.vmdk.stack import OpenDisks
 from imgstore.volume_stores import VolumeStores
 from imgstore.volumes import Volumes
 from registry_client.credentials import Credential
@@ -296,3 +297,10 @@ class StoreCore:
         image = self._images.find(reference)
         with self._disks.open_chain([layer.chain_id for layer in image.layers]) as chain:
             yield chain
+
+    @contextlib.contextmanager
+    def _open_view(self, reference: str) -> Iterator[OpenDisks]:
+        """What an image shows, of whatever form its disks are."""
+        image = self._images.find(reference)
+        with self._disks.open_view([layer.chain_id for layer in image.layers]) as disks:
+            yield disks

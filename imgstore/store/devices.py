@@ -80,7 +80,7 @@ class Devices(StoreCore):
         layers = tuple(layer.chain_id for layer in image.layers)
 
         def open_chain(stack: contextlib.ExitStack) -> Chain:
-            stack.enter_context(gc.kept(self._leases, dict.fromkeys(layers)))
+            stack.enter_context(gc.kept(self._leases, layers[-1:]))  # and so those below it
             self._images.find(image.id)  # it may have gone before the layers were kept
             return stack.enter_context(self._disks.open_chain(layers))
 

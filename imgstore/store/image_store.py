@@ -32,13 +32,16 @@ from imgstore.store.devices import Devices
 from imgstore.store.disk_exports import DiskExports
 from imgstore.store.seeds import Seeds
 from imgstore.store.transfers import parse_config
+from imgstore.store.vm_attachments import VmAttachments
 from imgstore.store.volumes import Volumes
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Seeds, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices, Chains, DiskExports):
+class ImageStore(
+    Seeds, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices, Chains, DiskExports, VmAttachments
+):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
-from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, Extent, ExtentKind, ReadableFile, Run
+from imgstore.blocks import GRAIN, SECTOR, BlockMap, Extent, ExtentKind, ReadableFile, Run
 from imgstore.errors import CorruptError, ImgstoreError, UnsupportedError
 from imgstore.vmdk.hosted import HostedDisk, open_disk, read_whole
 from imgstore.vmdk.link import Member
@@ -18,7 +18,7 @@ MAX_DEPTH = 1024
 AnyDisk = TypeVar("AnyDisk", bound=Member)
 
 
-_ZEROS = memoryview(bytes(GRAIN))
+ZEROS = memoryview(bytes(GRAIN))
 
 
 class Chain:
@@ -155,10 +155,19 @@ class Chain:
         check_range(offset, length, self._size)
         return read_mapped(self._map, self._files, offset, length)
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        """As ``read``, of what is in memory; None where that would have to wait for the storage, or would fail there."""
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """As ``read``, of what is in memory; False where that would have to wait for the storage, or would fail there."""
+        length = len(buffer)
         check_range(offset, length, self._size)
-        return read_mapped_ready(self._map, self._files, offset, length)
+        grain, start = divmod(offset, GRAIN)
+        if start + length > GRAIN:
+            return fill_ready(self._map.runs(grain, -(-(offset + length) // GRAIN) - grain), self._files, offset, buffer)
+        found = self._map.find(grain)  # most reads of guests: one lookup
+        if found is None:
+            buffer[:] = ZEROS[:length]
+            return True
+        disk, sector = found
+        return self._files[disk].read_ready_into(sector * SECTOR + start, buffer)
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """The runs that tile the range, ascending: DATA where a disk has the grain, else HOLE."""
@@ -303,33 +312,18 @@ def read_runs(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, l
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def read_mapped_ready(block_map: BlockMap, files: Sequence[ReadableFile], offset: int, length: int) -> Bytes | None:
-    """As `read_mapped`, of what is in memory; None where that would have to wait for the storage."""
-    grain, start = divmod(offset, GRAIN)
-    if start + length <= GRAIN:  # most reads of guests: one lookup
-        found = block_map.find(grain)
-        if found is None:
-            return _ZEROS[:length]
-        disk, sector = found
-        return files[disk].read_ready(sector * SECTOR + start, length)
-    return read_runs_ready(block_map.runs(grain, -(-(offset + length) // GRAIN) - grain), files, offset, length)
-
-
-def read_runs_ready(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, length: int) -> Bytes | None:
-    """As `read_runs`, of what is in memory; None where that would have to wait for the storage."""
-    end = offset + length
-    parts: list[Bytes] = []
+def fill_ready(runs: Iterable[Run], files: Sequence[ReadableFile], offset: int, buffer: memoryview) -> bool:
+    """As `read_runs`, into a buffer, of what is in memory; False where that would have to wait for the storage."""
+    end = offset + len(buffer)
     for run in runs:
         first = run.grain * GRAIN
-        start = max(offset, first)
-        take = min(end, first + run.length * GRAIN) - start
+        start, stop = max(offset, first), min(end, first + run.length * GRAIN)
+        part = buffer[start - offset : stop - offset]
         if run.disk is None:
-            parts.append(bytes(take))
-        elif (part := files[run.disk].read_ready(run.sector * SECTOR + start - first, take)) is None:
-            return None
-        else:
-            parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+            part[:] = bytes(stop - start)
+        elif not files[run.disk].read_ready_into(run.sector * SECTOR + start - first, part):
+            return False
+    return True
 
 
 def mapped_extents(block_map: BlockMap, offset: int, end: int) -> Iterator[Extent]:

@@ -2,7 +2,8 @@
 
 ``hosted`` reads those that imgstore writes; this reads what the specification allows.
 
-Source: VMware "Virtual Disk Format 5.0" section 1.3; open-vmdk ``sparse.c`` for the bounds; QEMU ``block/vmdk.c`` for zeroed grains.
+Source: VMware "Virtual Disk Format 5.0", "Hosted Sparse Extents"; open-vmdk ``sparse.c`` for the bounds; QEMU ``block/vmdk.c`` for zeroed
+grains.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def read_header(file: ReadableFile, offset: int = 0) -> HostedHeader:
         ("grain_size", header.grain_size in _GRAIN_SIZES, "not a power of two up to 128"),
         ("table_entries", header.table_entries in _TABLE_SIZES, "not a power of two from 128 to 4096"),
         ("descriptor_offset", header.descriptor_offset > 0, "an extent of a disk of several files is not read"),
+        ("descriptor_offset", header.descriptor_offset < MAX_SECTORS, f"no file has more than {MAX_SECTORS} sectors"),
         (
             "descriptor_size",
             0 < header.descriptor_size <= _MAX_DESCRIPTOR_SECTORS,

@@ -9,15 +9,13 @@ from typing import Protocol
 
 from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, Extent, ExtentKind, ReadableFile, Run
 from imgstore.errors import NoSpaceError
-from imgstore.vmdk.chain import check_range, read_mapped, read_runs, read_runs_ready
+from imgstore.vmdk.chain import ZEROS, check_range, fill_ready, read_mapped, read_runs
 from imgstore.vmdk.editor import EditableFile
 from imgstore.vmdk.grains import GRAIN_SECTORS, MAX_SECTORS
 from imgstore.vmdk.hosted import read_whole
 
 _RUNS_AT_ONCE = 8 * BlockMap.SEGMENT
 """Grains, 256 MiB: the runs of a longer range are looked up piece by piece."""
-
-_ZEROS = memoryview(bytes(GRAIN))
 
 
 class GuestFile(EditableFile, Protocol):
@@ -84,7 +82,7 @@ class InPlaceDevice(abc.ABC):
 
     @abc.abstractmethod
     def _note_placed(self, grain: int, count: int, sector: int) -> None:
-        """Called when grains got a place and have their contents, by who holds ``_placing``."""
+        """Called when grains have a place and their contents there, before they are read there, by who holds ``_placing``."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes at ``offset``.
@@ -104,17 +102,19 @@ class InPlaceDevice(abc.ABC):
         disk, sector = found
         return read_whole(self._files[disk], sector * SECTOR + start, length)
 
-    def read_ready(self, offset: int, length: int) -> Bytes | None:
-        """As ``read``, of what is in memory; None where that would have to wait for the storage, or would fail there."""
+    def read_ready_into(self, offset: int, buffer: memoryview) -> bool:
+        """As ``read``, of what is in memory; False where that would have to wait for the storage, or would fail there."""
+        length = len(buffer)
         check_range(offset, length, self.size)
         grain, start = divmod(offset, GRAIN)
         if start + length > GRAIN:
-            return read_runs_ready(self._runs(offset, length), self._files, offset, length)
+            return fill_ready(self._runs(offset, length), self._files, offset, buffer)
         found = self._map.find(grain)
         if found is None:
-            return _ZEROS[:length]
+            buffer[:] = ZEROS[:length]
+            return True
         disk, sector = found
-        return self._files[disk].read_ready(sector * SECTOR + start, length)
+        return self._files[disk].read_ready_into(sector * SECTOR + start, buffer)
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """The runs that tile the range, ascending: HOLE where no disk has the grain, and where the file that is written has a hole."""
@@ -260,10 +260,10 @@ class InPlaceDevice(abc.ABC):
             self._file.truncate(sector * SECTOR)  # the next ones there count on a hole
             self._end = sector
             raise
-        with self._map_lock:
-            self._map.assign(first, end - first, self._disk, sector)
         self._end = after
         self._note_placed(first, end - first, sector)
+        with self._map_lock:
+            self._map.assign(first, end - first, self._disk, sector)
 
 
 def _place_of(run: Run, offset: int) -> int:

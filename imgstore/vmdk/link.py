@@ -111,8 +111,8 @@ class Link(abc.ABC):
             CorruptError: a table is damaged, or names a place outside the file.
         """
 
-    def read_run(self, place: int, start: int, length: int) -> bytes:
-        """``length`` bytes from byte ``start`` of the run at ``place`` on.
+    def read_run(self, origin: int, place: int, start: int, length: int) -> bytes:
+        """``length`` bytes from byte ``start`` of the run at ``place`` on, which has what is at ``origin`` of the virtual disk.
 
         Raises:
             CorruptError: the file ends before, or what is there is damaged.

@@ -24,7 +24,7 @@ class ReadOnlyDisk:
         self.read_only = True
         # Straight to the chain: most calls are these.
         self.read = chain.read
-        self.read_ready = chain.read_ready
+        self.read_ready_into = chain.read_ready_into
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """The runs that tile the range, ascending: DATA where a disk has the grain, else HOLE."""

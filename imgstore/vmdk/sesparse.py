@@ -29,8 +29,8 @@ _DIRECTORY_TAG = 0x1000000000000000
 _UNALLOCATED, _UNMAPPED, _ZERO, _ALLOCATED = range(4)
 """The highest four bits of an entry of a table. The grain of one that is unmapped was discarded by the guest: zeros, as QEMU has it."""
 
-_MAX_FILE = 1 << 60
-"""Sectors: no sum of two places overflows what a file can be asked for."""
+_MAX_FILE = 1 << 53
+"""Sectors: no place is so far that a file cannot be asked for it."""
 
 
 class ConstantHeader(Record, size=512):

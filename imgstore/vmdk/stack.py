@@ -138,7 +138,7 @@ class DiskStack:
         check_range(offset, length, self.size)
         parts = []
         for position, count, disk, start, place in self._runs(offset, offset + length):
-            parts.append(bytes(count) if disk == _NOWHERE else self._links[disk].read_run(place, position - start, count))
+            parts.append(bytes(count) if disk == _NOWHERE else self._links[disk].read_run(start, place, position - start, count))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:

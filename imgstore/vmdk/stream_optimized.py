@@ -13,7 +13,7 @@ As VMware writes them, in sectors of 512 bytes::
 What is no grain has a marker of a whole sector: u64 sectors that follow, u32 0, u32 type. QEMU and open-vmdk put directory and tables in
 front of the grains; those are read, too.
 
-Source: VMware "Virtual Disk Format 5.0" section 1.6 (stream-optimized compressed sparse extents); RFC 1950.
+Source: VMware "Virtual Disk Format 5.0", "Stream-Optimized Compressed Sparse Extents"; RFC 1950, which is what all writers mean by deflate.
 """
 
 from __future__ import annotations
@@ -106,20 +106,18 @@ class StreamOptimizedLink(GrainLink):
         self._inflated: collections.OrderedDict[int, bytes] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def read_run(self, place: int, start: int, length: int) -> bytes:
+    def read_run(self, origin: int, place: int, start: int, length: int) -> bytes:
         with self._lock:
-            grain = self._inflated.get(place)
+            grain = self._inflated.get(origin)
         if grain is None:
-            grain = self._inflate(place)
+            grain = self._inflate(origin, place)
             with self._lock:
-                self._inflated[place] = grain
+                self._inflated[origin] = grain
                 while len(self._inflated) > _INFLATED_GRAINS:
                     self._inflated.popitem(last=False)
-        if start + length > len(grain):
-            raise CorruptError(f"{self.path}, grain at byte {place}: inflates to {len(grain)} bytes, not {self.grain}")
         return grain if length == len(grain) else grain[start : start + length]
 
-    def _inflate(self, place: int) -> bytes:
+    def _inflate(self, origin: int, place: int) -> bytes:
         data = self.file.pread(place, GrainMarker.SIZE + self.grain)
         where = f"{self.path}, grain at byte {place}"
         if len(data) < GrainMarker.SIZE:
@@ -128,8 +126,8 @@ class StreamOptimizedLink(GrainLink):
         # Twice a grain is what QEMU takes; what cannot be deflated grows by less than a hundredth.
         if not 0 < marker.length <= 2 * self.grain:
             raise CorruptError(f"{where}: has {marker.length} bytes deflated, of a grain of {self.grain}")
-        if marker.sector * SECTOR >= self.capacity or marker.sector % self.grain_sectors:
-            raise CorruptError(f"{where}: is of sector {marker.sector}, where no grain of the disk begins")
+        if marker.sector * SECTOR != origin:
+            raise CorruptError(f"{where}: is of sector {marker.sector} of the disk, by its table of sector {origin // SECTOR}")
         end = GrainMarker.SIZE + marker.length
         packed = (
             data[GrainMarker.SIZE : end] if len(data) >= end else read_whole(self.file, place + GrainMarker.SIZE, marker.length)
@@ -140,7 +138,7 @@ class StreamOptimizedLink(GrainLink):
         except codec.error as error:
             raise CorruptError(f"{where}: cannot be inflated: {error}") from None
         # open-vmdk ends the last grain where the disk ends.
-        wanted = min(self.grain, self.capacity - marker.sector * SECTOR)
+        wanted = min(self.grain, self.capacity - origin)
         if not inflater.eof or not wanted <= len(grain) <= self.grain:
             raise CorruptError(f"{where}: inflates to {len(grain)} bytes{'' if inflater.eof else ' or more'}, not {self.grain}")
         return grain

@@ -126,7 +126,7 @@ class VsphereSession:
                     fault = info.get("info.error")
                     if not isinstance(fault, vmodl.MethodFault):
                         raise UnavailableError(f"{what}: the task failed, and {self.server} does not say why")
-                    raise translate(fault, what, self.server)
+                    raise translate(fault, what, self.server) from fault
             if time.monotonic() > deadline:
                 raise UnavailableError(f"{what}: the task has not ended after {limit:.0f} s, and goes on")
             time.sleep(pause)

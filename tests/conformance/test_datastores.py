@@ -28,6 +28,7 @@ from imgstore.errors import (
     UnsupportedError,
 )
 from imgstore.vsphere.locations import parse_datastore
+from tests.disks import read_ready
 from tests.servers.vcsim import Vcsim, vcsim
 
 from fs.base import FS  # isort: skip
@@ -143,6 +144,25 @@ class TestStaging:
             with pytest.raises(AlreadyExistsError, match="disks/x: exists already"):
                 staging.publish()
         assert datastore.list("disks/x") == []
+
+    def test_files_take_the_place_of_others(self, datastore: Datastore) -> None:
+        publish(datastore, "disks", x=b"old", z=b"stays")
+        if not datastore.can_replace:
+            with datastore.stage("disks", "a") as staging, pytest.raises(UnsupportedError, match="cannot be replaced"):
+                staging.create("x")
+                staging.replace()
+            assert datastore.read_bytes("disks/x") == b"old"
+            return
+        with datastore.open("disks/x") as before, datastore.stage("disks", "a") as staging:
+            staging.create("y").pwrite(0, b"first")
+            staging.create("x").pwrite(0, b"new")
+            staging.replace()
+            assert before.pread(0, 9) == b"old"
+        contents = {name: datastore.read_bytes(f"disks/{name}") for name in datastore.list("disks")}
+        assert contents == {"x": b"new", "y": b"first", "z": b"stays"}
+        assert datastore.parts("disks") == []
+        with pytest.raises(ValueError, match="disks/a was published or discarded already"):
+            staging.replace()
 
     def test_a_name_is_made_once(self, datastore: Datastore) -> None:
         with datastore.stage("a", "test") as staging:
@@ -413,6 +433,30 @@ class TestLiveFiles:
             assert (0, 4096) in [(offset, min(length, 4096)) for offset, length in file.data_ranges(0, 9_000)]
         with datastore.open_live("disks/a", writable=False) as file:
             assert file.pread(8_999, 5) == b"\0"
+
+    @pytest.mark.parametrize("keep_space", [False, True])
+    def test_bytes_are_zeroed(self, datastore: Datastore, keep_space: bool) -> None:
+        with datastore.create("disks/a") as file:
+            file.pwrite(0, b"x" * 50_000)
+            file.zero(5, 40_000, keep_space=keep_space)
+            file.fdatasync()
+            assert (file.size, file.pread(0, 50_000)) == (50_000, b"x" * 5 + bytes(40_000) + b"x" * 9_995)
+
+    def test_a_file_without_a_name_is_seen_by_nobody(self, datastore: Datastore) -> None:
+        with datastore.create_unnamed("what it is for") as file:
+            file.pwrite(10, b"data")
+            file.truncate(20)
+            file.punch(0, 10)
+            assert (file.path, file.size, file.pread(10, 20)) == ("what it is for", 20, b"data" + bytes(6))
+            assert datastore.list() == []
+        assert datastore.list() == []
+
+    def test_what_is_ready_is_what_is_read(self, datastore: Datastore) -> None:
+        with datastore.create("disks/a") as file:
+            file.pwrite(0, b"x" * 9_000)
+        with datastore.open("disks/a") as file:
+            assert read_ready(file, 4_000, 5_000) in (None, b"x" * 5_000)
+            assert read_ready(file, 4_000, 5_001) is None
 
     @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
     def test_who_writes_has_it_alone(self, datastore: Datastore, first: bool, second: bool) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from imgstore.answers import Mount
 from imgstore.store import ImageStore
+from tests.command_line import REFERENCE
 
 IMAGE = "three-layers"
 CALLS = ("fsync", "ftruncate", "mkdir", "open", "pwrite", "rename", "unlink")
@@ -42,7 +43,15 @@ def remove(store: ImageStore) -> None:
     store.remove_container("old")
 
 
-ACTIONS = {action.__name__: action for action in (create, create_many, create_with_volume, rename, remove)}
+def flatten(store: ImageStore) -> None:
+    store.flatten(IMAGE, 2)
+
+
+def pull(store: ImageStore) -> None:
+    store.pull(REFERENCE)
+
+
+ACTIONS = {action.__name__: action for action in (create, create_many, create_with_volume, rename, remove, flatten, pull)}
 
 
 def die_at(number: int, location: Path, action: Callable[[ImageStore], None]) -> int:

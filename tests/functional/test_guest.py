@@ -10,11 +10,15 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imgstore.attach.qemu import DeviceModel, qemu_arguments
+from imgstore.errors import InUseError
+from imgstore.store import ImageStore
 from tests.command_line import CommandLine
 from tests.images.runnable import build_runnable, build_tools
 from tests.servers.guest import BUSYBOX, running_guest
@@ -27,8 +31,9 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     cli = CommandLine(place / "a store, with a comma")
     for name in ("runnable", "tools"):
         (place / name).mkdir()
-    for image in (build_runnable(place / "runnable", BUSYBOX), build_tools(place / "tools")):
-        cli.text("tag", cli.text("pull", "--quiet", f"oci:{image.layout}").strip(), image.name)
+    with ImageStore.open(str(cli.store)) as store:
+        for image in (build_runnable(place / "runnable", BUSYBOX), build_tools(place / "tools")):
+            store.tag(store.pull(f"oci:{image.layout}").image.id, image.name)
     return cli
 
 
@@ -46,18 +51,21 @@ def run_words(cli: CommandLine, container: str) -> str:
     return shlex.join(["env", "-i", *config["Env"], "chroot", "/mnt", "/bin/sh", "-c", inside])
 
 
-def volume_files(cli: CommandLine, volume: str) -> dict[str, bytes]:
-    archive = cli.run("volume", "export", volume)
-    assert archive.returncode == 0, archive.stderr
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-        return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
+def volume_files(store: ImageStore, volume: str) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(store.export_volume(volume)))) as tar:
+        return {member.name: content(tar, member) for member in tar if member.isfile()}
 
 
-def container_file(cli: CommandLine, path: str) -> bytes:
-    done = cli.run("container", "cp", path, "-")
-    assert done.returncode == 0, done.stderr
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
-        return tar.extractfile(tar.next()).read()  # type: ignore[arg-type,union-attr]
+def container_file(store: ImageStore, container: str, path: str) -> bytes:
+    _, pieces = store.copy_from_container(container, path)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+        return content(tar, tar.getmembers()[0])
+
+
+def content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 @contextmanager
@@ -94,21 +102,26 @@ def test_a_container_runs(cli: CommandLine, tmp_path: Path, way: str) -> None:
         guest = stack.enter_context(running_guest(tmp_path / "machine", script, cli.json(*words)["arguments"]))
         console = guest.finish()
     assert "greet: it's $5, world and two words, from /work\n" in console
-    changes = set(cli.text("container", "diff", f"runs-{way}").splitlines())
-    assert changes == {
+    assert set(cli.text("container", "diff", f"runs-{way}").splitlines()) == {
         *("C /etc", "A /etc/greeting", "D /etc/obsolete", "C /work", "A /work/fewer"),
         *("A /work/made", "A /work/made/here", "A /work/made/here/version"),
     }
-    assert container_file(cli, f"runs-{way}:/etc/greeting") == b"it's $5, world\n"
-    assert container_file(cli, f"runs-{way}:/work/made/here/version") == b"tools 1.0\n"
-    assert volume_files(cli, f"data-{way}") == {"from-the-image": b"copied into the volume\n", "kept": b"kept for two words\n"}
-    assert cli.json("check") == []
+    assert "it's $5, world\n" in cli.text("container", "cp", f"runs-{way}:/etc/greeting", "-")
+    with ImageStore.open(str(cli.store)) as store:
+        assert container_file(store, f"runs-{way}", "/work/made/here/version") == b"tools 1.0\n"
+        assert volume_files(store, f"data-{way}") == {
+            "from-the-image": b"copied into the volume\n",
+            "kept": b"kept for two words\n",
+        }
+    assert cli.text("check") == ""
     assert before == sealed_disks(cli)
 
 
 def test_a_guest_is_killed_and_starts_again(cli: CommandLine, tmp_path: Path) -> None:
-    cli.text("container", "create", "--name", "killed", "runnable")
     before = sealed_disks(cli)
+    with ImageStore.open(str(cli.store)) as store:
+        store.create_container("runnable", name="killed")
+        arguments = qemu_arguments(store.container_disks("killed"), model=DeviceModel.VIRTIO_SCSI)
     first = """
         mount -t ext4 $(disk root) /mnt
         echo synced > /mnt/first
@@ -120,14 +133,14 @@ def test_a_guest_is_killed_and_starts_again(cli: CommandLine, tmp_path: Path) ->
             if [ $number = 3 ]; then sync; echo "guest: writing"; fi
         done
     """
-    arguments = ["--device", "virtio-scsi"]
-    with running_guest(tmp_path / "first", first, cli.json("attach", "--print-qemu", "killed", *arguments)["arguments"]) as guest:
+    with running_guest(tmp_path / "first", first, arguments) as guest:
         guest.wait_for("guest: writing")
         time.sleep(0.3)
         guest.kill()
-    changes = cli.text("container", "diff", "killed").splitlines()
-    assert "A /first" in changes and "A /dir-0" in changes
-    assert cli.json("check") == []
+    with ImageStore.open(str(cli.store)) as store:
+        changes = {difference.path for difference in store.diff_container("killed")}
+        assert {b"first", b"dir-0", b"dir-2"} < changes
+        assert list(store.check()) == []
     second = """
         mount -t ext4 $(disk root) /mnt
         dmesg | grep -o 'EXT4-fs.*recovery complete'
@@ -135,19 +148,21 @@ def test_a_guest_is_killed_and_starts_again(cli: CommandLine, tmp_path: Path) ->
         echo again > /mnt/again
         umount /mnt
     """
-    with running_guest(tmp_path / "second", second, cli.json("attach", "--print-qemu", "killed")["arguments"]) as guest:
+    with running_guest(tmp_path / "second", second, arguments) as guest:
         console = guest.finish()
     assert "recovery complete\nsynced\n" in console
-    after = cli.text("container", "diff", "killed").splitlines()
-    assert set(changes) | {"A /again"} == set(after)
-    assert container_file(cli, "killed:/first") == b"synced\n"
-    assert cli.json("check") == []
+    with ImageStore.open(str(cli.store)) as store:
+        assert changes | {b"again"} == {difference.path for difference in store.diff_container("killed")}
+        assert container_file(store, "killed", "/first") == b"synced\n"
+        assert list(store.check()) == []
     assert before == sealed_disks(cli)
 
 
 def test_a_disk_is_plugged_into_a_guest_and_taken_out(cli: CommandLine, tmp_path: Path) -> None:
-    cli.text("container", "create", "--name", "stays", "runnable")
-    cli.text("volume", "create", "comes-and-goes", "--opt", "Capacity=64MB")
+    with ImageStore.open(str(cli.store)) as store:
+        store.create_container("runnable", name="stays")
+        store.create_volume("comes-and-goes", options={"Capacity": "64MB"})
+        disks = store.container_disks("stays")
     script = """
         mount -t ext4 $(disk root) /mnt
         echo "guest: up"
@@ -162,28 +177,29 @@ def test_a_disk_is_plugged_into_a_guest_and_taken_out(cli: CommandLine, tmp_path
     """
     socket = tmp_path / "qmp"
     arguments = [
-        *cli.json("attach", "--print-qemu", "stays")["arguments"],
+        *qemu_arguments(disks),
         *("-qmp", f"unix:{socket},server=on,wait=off", "-device", "pcie-root-port,id=port1,chassis=1,slot=1"),
     ]
     with running_guest(tmp_path / "machine", script, arguments) as guest:
         guest.wait_for("guest: up")
-        (plugged,) = cli.json("attach", "--qmp", str(socket), "volume/comes-and-goes")
+        (plugged,) = cli.json("attach", "--qmp", socket, "volume/comes-and-goes")
         assert (plugged["serial"], plugged["was_there"]) == ("vol-comes-and-goes", False)
-        (again,) = cli.json("attach", "--qmp", str(socket), "volume/comes-and-goes")
-        assert again == plugged | {"was_there": True}
-        for words in (
-            *(("container", "diff", "stays"), ("container", "rm", "stays"), ("container", "commit", "stays", "x")),
-            *(("attach", "--print-qemu", "stays"), ("attach", "--qmp", str(socket), "stays")),
-            *(("volume", "rm", "comes-and-goes"), ("volume", "grow", "comes-and-goes", "1GB")),
-        ):
-            cli.fails(9, *words)
-        guest.wait_for("guest: written")
-        assert cli.text("detach", "--qmp", str(socket), "volume/comes-and-goes").split() == [
-            *("NAME", "STATUS", "volume/comes-and-goes", "detached")
-        ]
-        assert volume_files(cli, "comes-and-goes") == {"written": b"of a guest\n"}
-        assert cli.json("detach", "--qmp", str(socket), "volume/comes-and-goes")[0]["was_there"] is False
-        cli.text("attach", "--qmp", str(socket), "image/tools")
-        guest.finish()
-    assert container_file(cli, "stays:/after") == b"tools 1.0\n"
-    assert cli.json("check") == []
+        with ImageStore.open(str(cli.store)) as store:
+            (again,) = store.plug_disks(["volume/comes-and-goes"], socket)
+            assert again.was_there and again.serial == plugged["serial"]
+            for ask in (
+                *(partial(store.diff_container, "stays"), partial(store.remove_container, "stays")),
+                *(partial(store.commit_container, "stays"), partial(store.container_disks, "stays")),
+                *(partial(store.plug_disks, ["container/stays"], socket), partial(store.remove_volume, "comes-and-goes")),
+                partial(store.grow_volume, "comes-and-goes", 1 << 30),
+            ):
+                with pytest.raises(InUseError):
+                    ask()
+            guest.wait_for("guest: written")
+            assert cli.text("detach", "--qmp", socket, "volume/comes-and-goes").split()[-1] == "detached"
+            assert volume_files(store, "comes-and-goes") == {"written": b"of a guest\n"}
+            assert [each.was_there for each in store.unplug_disks(["volume/comes-and-goes"], socket)] == [False]
+            store.plug_disks(["image/tools"], socket)
+            guest.finish()
+            assert container_file(store, "stays", "/after") == b"tools 1.0\n"
+            assert list(store.check()) == []

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import pyvmdk
 from dissect.hypervisor.disk.vmdk import VMDK
@@ -118,11 +119,12 @@ def libvmdk(chain: Sequence[Path]) -> Iterator[Read]:
 def dissect(top: Path) -> Iterator[Read]:
     """dissect.hypervisor's reading of a chain; it follows the hints by itself."""
     with ExitStack() as stack:
-        disk = VMDK(top)
-        ancestor = disk
-        while ancestor is not None:
-            stack.callback(ancestor.disks[0].fh.close)
-            ancestor = ancestor.disks[0].parent
+
+        class KeptPath(type(top)):  # type: ignore[misc]  # dissect closes none of the files that it opens by their paths
+            def open(self, *words: object, **options: object) -> IO[bytes]:
+                return stack.enter_context(super().open(*words, **options))
+
+        disk = VMDK(KeptPath(top))
 
         def read(offset: int, length: int) -> bytes:
             disk.seek(offset)

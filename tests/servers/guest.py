@@ -33,22 +33,29 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 for module in $(cat /modules/order); do insmod /modules/$module; done
+if sh -e /script; then echo "guest: done"; else echo "guest: failed"; fi
+poweroff -f
+"""
+
+_FUNCTIONS = """
+# The serial number of each disk, and its device.
+disks() {
+    ls /sys/block | while read -r name; do
+        cd /sys/block/$name
+        echo $(cat serial device/serial device/vpd_pg80 2>/dev/null | tr -dc 'a-zA-Z0-9._-') /dev/$name
+    done
+}
 # The device that has the serial number, once it is there.
 disk() {
     for try in $(seq 300); do
-        for block in /sys/block/[vsn]*; do
-            found=$(cat $block/serial $block/device/serial $block/device/vpd_pg80 2>/dev/null | tr -dc 'a-zA-Z0-9._-')
-            if [ "$found" = "$1" ]; then echo /dev/${block##*/}; return; fi
-        done
+        if disks | grep "^$1 " >/found; then cut -d ' ' -f 2 /found; return; fi
         usleep 100000
     done
     echo "guest: there is no disk $1" >&2
     return 1
 }
 # Returns once no device has the serial number any more.
-gone() { while [ -n "$(grep -l "^$1\\$" /sys/block/*/serial 2>/dev/null)" ]; do usleep 100000; done; }
-if (set -e; . /script); then echo "guest: done"; else echo "guest: failed"; fi
-poweroff -f
+gone() { while disks | grep -q "^$1 "; do usleep 100000; done; }
 """
 
 
@@ -112,7 +119,7 @@ def running_guest(directory: Path, script: str, arguments: Sequence[str]) -> Ite
     tools.need("qemu-system-x86_64")
     kernel = find_kernel()
     directory.mkdir()
-    (directory / "initrd").write_bytes(_base(kernel) + _archive({"script": script.encode()}))
+    (directory / "initrd").write_bytes(_base(kernel) + _archive({"script": (_FUNCTIONS + script).encode()}))
     command = [
         "qemu-system-x86_64",
         *("-accel", "tcg", "-machine", "q35", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"),
