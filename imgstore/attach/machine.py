@@ -243,7 +243,7 @@ def _about(disk: AttachedDisk) -> Iterator[None]:
     try:
         yield
     except QmpError as error:
-        raise type(error)(f"{disk.name}: {error}", error.error_class) from None
+        raise type(error)(f"{disk.name}: {error}") from None
 
 
 def _texts(listed: object, first: str, second: str) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,6 @@ import msgspec
 
 from imgstore.errors import (
     DeniedError,
-    ImgstoreError,
     InUseError,
     InvalidError,
     NotFoundError,
@@ -40,12 +39,8 @@ _PIECE = 1 << 16
 _PATH_MAX = 107  # bytes, without the NUL; see unix(7)
 
 
-class QmpError(ImgstoreError):
-    """QEMU refuses a command, in its own words."""
-
-    def __init__(self, message: str, error_class: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.error_class = error_class
+class QmpError(Exception):
+    """QEMU refuses a command, in its own words: always together with a kind of ImgstoreError."""
 
 
 class QmpInvalidError(QmpError, InvalidError):
@@ -215,7 +210,7 @@ class QmpMonitor:
     def _refusal(self, command: str, error: object) -> QmpError:
         described = error if isinstance(error, dict) else {}
         error_class, words = str(described.get("class", "GenericError")), str(described.get("desc", "no reason given"))
-        return _kind_of(error_class, words)(f"{self._path}: {command}: {words}", error_class)
+        return _kind_of(error_class, words)(f"{self._path}: {command}: {words}")
 
     def _no_monitor(self, why: str) -> InvalidError:
         return InvalidError(f"{self._path}: is no QMP monitor of QEMU: {why}")

@@ -22,7 +22,7 @@ _HEADINGS = ("NAME", "UNIT", "MODE", "IN THE GUEST")
 @output.format_option
 @click.pass_obj
 def attachments(session: Session, vm: str) -> None:
-    """List the disks of the store that a virtual machine of vSphere has.
+    """List the disks of the store that a machine of vSphere has.
 
     The store is one on a datastore of the same server. UNIT is the SCSI controller's number and the disk's on it. A disk
     that is nothing of the store any more is shown by its file.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgstore import layout
-from tests.bench import containers, contenders, image, loop, promises, report, seeding
+from tests.bench import containers, contenders, image, loop, nbd, promises, report, seeding
 from tests.bench.containers import ContainerBench
 from tests.bench.contenders import Command
 from tests.bench.contest import Contest, say
@@ -33,7 +33,7 @@ from tests.bench.report import Figures
 CONTENDERS = ("floor", "imgstore", "docker", "ctr", "qemu", "kernel")
 IMAGE_PARTS = ("pull", "seed", "save", "load", "push", "list")
 CONTAINER_PARTS = ("create", "diff", "copy", "volume", "commit")
-PARTS = (*IMAGE_PARTS, *CONTAINER_PARTS)
+PARTS = (*IMAGE_PARTS, *CONTAINER_PARTS, "nbd")
 REPORT = Path("docs/internals/performance.md")
 
 
@@ -46,10 +46,11 @@ class Scale:
     many: int
     repetitions: int
     containers: containers.Scale
+    nbd: nbd.Scale
 
 
-FULL = Scale(image.FULL, 100, 10_000, 7, containers.FULL)
-SMOKE = Scale(image.SMOKE, 5, 20, 1, containers.SMOKE)
+FULL = Scale(image.FULL, 100, 10_000, 7, containers.FULL, nbd.FULL)
+SMOKE = Scale(image.SMOKE, 5, 20, 1, containers.SMOKE, nbd.SMOKE)
 
 
 def main() -> None:
@@ -81,6 +82,8 @@ def main() -> None:
             library = stack.enter_context(Library(scratch / "containers"))
             bench = ContainerBench(scale.containers, scale.image, options.rounds, names, scratch, library, figures)
             bench.run_parts(options.parts, *references)
+        if "nbd" in options.parts and {"imgstore", "qemu"} <= set(names) and nbd.usable():
+            sections[report.NBD] = nbd.measure_all(scale.nbd, options.rounds, scratch)
     for section, figures in sections.items():
         print(report.render(figures))
         if options.report is not None:

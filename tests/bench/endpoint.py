@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import statistics
 import subprocess
@@ -20,11 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from tests.bench.measure import Run, peak_of, reset_peak
+from tests.bench.measure import Run, cpu_seconds_of, peak_of, reset_peak
 
 VERSION = "/v1.41"  # what the dockerd that we are compared with speaks
 _CHUNK = 1 << 20
-_TICK = os.sysconf("SC_CLK_TCK")
 _PING_SECONDS = 0.01
 """Between an answer and the next question."""
 
@@ -181,8 +179,7 @@ class Endpoint:
         self._process.wait(60)
 
     def _cpu_seconds(self) -> float:
-        user, system = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / _TICK
+        return cpu_seconds_of(self._process.pid)
 
 
 def _error_of(last: bytes) -> str:

@@ -75,6 +75,12 @@ def peak_of(process: int) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
 
+def cpu_seconds_of(process: int) -> float:
+    """User and system time of a running process (proc(5), stat)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def median_run(runs: Sequence[Run]) -> Run:
     """The median of each figure."""
     return Run(

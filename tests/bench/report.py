@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.bench.contest import Contender, Contest
 from tests.bench.measure import median_run
 
-IMAGES, CONTAINERS = "images", "containers and volumes"
-"""What each of the two sections of figures is about."""
+IMAGES, CONTAINERS, NBD = "images", "containers and volumes", "disks over NBD"
+"""What each of the sections of figures is about."""
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import image
+from tests.bench import image, nbd
 from tests.bench.loop import PROGRAMS
-from tests.bench.report import CONTAINERS, IMAGES, marker_lines
+from tests.bench.report import CONTAINERS, IMAGES, NBD, marker_lines
 from tests.tools import need, need_root, run
 
 CONTENDERS = "floor,imgstore,qemu,kernel"
 ROWS_OF_IMAGES = [3 + 2, 3 + 3, 2 + 1, 3 + 1, 3 + 1]  # of pull, seed, save, load and push: modes of the floor or of cp, and ours
 ROWS_OF_CONTAINERS = [3 + 3, 4 + 1, 2, 2, 2, 2, 4, 2, 2 + 1]  # of create, diff, copies in and out, volumes, growth and commit
+ROWS_OF_NBD = [2] * 6  # of reads at random, one after the other, and nbdcopy, at two depths
 SECTIONS = {
     IMAGES: (ROWS_OF_IMAGES, ("recipe", "`imgstore copy`", "images()", "GET /images/json", "/_ping", "requests", "--help")),
     CONTAINERS: (
         ROWS_OF_CONTAINERS,
         ("`qemu-img create -b`", "small image", "durable", "the last", "both trees", "`tar`", "clone_volume"),
     ),
+    NBD: (ROWS_OF_NBD, ("one disk: speed, to `qemu-nbd`", "a chain of 30: speed, to `qemu-nbd`")),
 }
 
 
@@ -31,7 +33,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_bench_measures_every_contender_and_writes_its_report(work: Path, tmp_path: Path) -> None:
-    need("docker-registry", "skopeo", "strace", "qemu-img", *PROGRAMS)
+    need("docker-registry", "skopeo", "strace", "qemu-img", *PROGRAMS, *nbd.PROGRAMS)
     need_root()
     report = tmp_path / "performance.md"
     pages = [f"{first}\nold figures\n{last}\n" for first, last in map(marker_lines, SECTIONS)]
