@@ -48,6 +48,7 @@ class Side:
 
     Attributes:
         location: what errors and progress call the store.
+        flattening: merges disks that are there; None where none of them can be replaced.
         max_depth: how many disks the chain of an image may have there; None: any number.
         form: of the disks that are copied there.
         tidy: removes what interrupted work left there.
@@ -60,7 +61,7 @@ class Side:
     disks: Disks
     images: Images
     quota: Quota
-    flattening: Flattening
+    flattening: Flattening | None
     max_depth: int | None
     form: DiskFormat
     tidy: Callable[[], None]
@@ -68,6 +69,12 @@ class Side:
 
 TARGET_FORMS = (DiskFormat.HOSTED, DiskFormat.STREAM_OPTIMIZED)
 """Forms that disks can be copied in."""
+
+
+def default_form(storage_type: str) -> DiskFormat:
+    """The form for a datastore, by what it says it is: ESXi opens no hosted disks, and what it imports to VMFS and vSAN is one disk."""
+    imports = storage_type.startswith("VMFS") or storage_type in ("vsan", "VVOL")
+    return DiskFormat.STREAM_OPTIMIZED if imports else DiskFormat.HOSTED
 
 
 def parse_target_form(text: str) -> DiskFormat:
@@ -124,7 +131,7 @@ def copy_image(
             with target.quota.reserved(copy.plan(markers)):
                 copy.bring_layers()
                 stop.check()
-            if target.max_depth is not None and target.form is DiskFormat.HOSTED:
+            if target.max_depth is not None and target.flattening is not None and target.form is DiskFormat.HOSTED:
                 target.flattening.flatten(chain_ids, target.max_depth, progress, stop, slack=True)
             changed = _commit(target, image, markers, names)
         except QuotaExceededError:
