@@ -86,9 +86,12 @@ def seed(
     The first failure ends it; with --keep-going all else is done, and the exit code is 3.
     """
     images = _read_list(file)
-    places = {_target(session, datastore): datastore for datastore in datastores}
-    if len(places) < len(datastores):
-        raise InvalidError("a datastore is named twice")
+    places: dict[str, str] = {}
+    for datastore in datastores:
+        place = _target(session, datastore)
+        if place in places:
+            raise InvalidError(f"{datastore}: is named twice")
+        places[place] = datastore
     if dry_run:
         _show_plans(session, images, places, platform)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageStore]:
         yield store
 
 
-def test_two_datastores(server: Vcsim, source: ImageStore) -> None:
+def test_two_datastores(server: Vcsim, source: ImageStore, tmp_path: Path) -> None:
     places = [server.url("two/images"), server.url("two/images", "second")]
     logins = dict.fromkeys(places, server.login)
     (plan,) = source.plan_seed([IMAGE], places, logins=logins)
@@ -48,6 +49,9 @@ def test_two_datastores(server: Vcsim, source: ImageStore) -> None:
         assert found.rebuild().left_out == ()
         assert found.image("three-layers").references == ("three-layers:latest",)
         assert list(found.check()) == []
+        with found.open_target(str(tmp_path / "back")) as target:
+            assert found.copy_image("three-layers", target).copied_layers == 3
+    assert contents(Path(source.location)) == contents(tmp_path / "back")
     remote = ImageStore.list_remote(places[0], vsphere=server.login)
     assert [image.references for image in remote.images] == [("three-layers:latest",)]
     assert remote.left_out == ()
@@ -117,8 +121,6 @@ def test_going_on(server: Vcsim, source: ImageStore, monkeypatch: pytest.MonkeyP
 def test_where_it_cannot_go(
     server: Vcsim, source: ImageStore, place: str, password: str | None, kind: type[ImgstoreError]
 ) -> None:
-    from dataclasses import replace
-
     login = server.login if password is None else replace(server.login, password=password)
     if kind is InvalidError:  # something else lies there
         (server.directory() / "occupied").mkdir()
