@@ -232,6 +232,8 @@ def test_one_disk_an_image(registry: Registry, images: list[SeedImage], tmp_path
         assert stamps(there) == before
         registry.add_image("team/base", "1", LAYERS["app"][:1])
         base = SeedImage(f"{registry.host}/team/base:1")
+        with pytest.raises(InvalidError, match="has not the form hosted"):
+            store.seed([base], [str(there)])
         (copied,) = store.seed([base], [str(there)], disk_format="stream-optimized").copies
         assert copied.copied_layers == 1, "it was covered by the disks of the others, which show more"
         with ImageStore.open(str(there), create=False) as target:
@@ -244,6 +246,8 @@ def test_one_disk_an_image(registry: Registry, images: list[SeedImage], tmp_path
                 target.create_container(images[0].reference)
             with pytest.raises(UnsupportedError, match="not on this datastore"):
                 b"".join(target.save([images[1].reference]))
+        with pytest.raises(InvalidError, match="has not the form hosted"):
+            store.seed(images[:1], [str(there)])
         with pytest.raises(InvalidError, match="has not the form hosted"):
             registry.add_image("team/more", "1", [*LAYERS["app"], make_tar({"more": b"more"})])
             store.seed([SeedImage(f"{registry.host}/team/more:1")], [str(there)])
