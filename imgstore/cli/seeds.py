@@ -78,7 +78,7 @@ def seed(
     keep_going: bool,
     quiet: bool,
 ) -> None:
-    """Pull a list of images once, and copy to datastores what each lacks.
+    """Pull a list of images, and copy them to datastores.
 
     The store (--store) has all images afterwards, and the datastores are stores of their own. What is there is neither pulled nor copied
     again, so that the same command brings what is new, and goes on where it was interrupted.
