@@ -18,11 +18,11 @@ _KEPT = ("content-range", "content-type", "location", "set-cookie")
 class VsphereProxy(Service):
     """See the module; between ``with`` and its end, at `login`."""
 
-    def __init__(self, vcsim: Vcsim, authority: Authority) -> None:
+    def __init__(self, vcsim: Vcsim, authority: Authority, handler: type[Forward] | None = None) -> None:
         super().__init__(authority.server_context())
         self.vcsim = vcsim
         self.context = tls_context(vcsim.login)
-        self.port = int(self.listen("vsphere", _Handler).rpartition(":")[2])
+        self.port = int(self.listen("vsphere", handler or Forward).rpartition(":")[2])
         self.login = replace(vcsim.login, port=self.port, ca_file=str(authority.ca_file))
 
     def url(self, path: str = "") -> str:
@@ -35,7 +35,9 @@ class VsphereProxy(Service):
         return sum(b"<Login " in request.body for request in self.requests)
 
 
-class _Handler(Handler):
+class Forward(Handler):
+    """Passes on what it is asked, and the answer."""
+
     def serve(self, path: str, query: Mapping[str, list[str]]) -> Answer:
         proxy = cast("VsphereProxy", self.server.service)
         connection = http.client.HTTPSConnection(proxy.vcsim.host, proxy.vcsim.port, context=proxy.context)
