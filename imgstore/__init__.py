@@ -30,7 +30,11 @@ if TYPE_CHECKING:
         PullStatus,
         PushResult,
         RemoteImage,
+        RemoteStore,
         Removal,
+        SeedFailure,
+        SeedPlan,
+        SeedReport,
         StoreInfo,
         Usage,
         Volume,
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
         VolumeUsage,
     )
     from imgstore.attach.attachment import AttachedDisk
+    from imgstore.attach.machine import PluggedDisk, UnpluggedDisk
+    from imgstore.attach.qemu import DeviceModel
     from imgstore.changes import FileType
     from imgstore.check import Finding
     from imgstore.errors import (
@@ -59,6 +65,7 @@ if TYPE_CHECKING:
     from imgstore.progress import ProgressEvent, ProgressSink, State
     from imgstore.quota import QuotaReport
     from imgstore.rebuild import RebuildReport
+    from imgstore.seed_files import SeedImage, parse_seed_file
     from imgstore.stop import Stop
     from imgstore.store import ImageStore
 
@@ -66,9 +73,12 @@ __all__ = [
     "AlreadyExistsError",
     "AttachedDisk",
     "Container",
+    "CopyPlan",
+    "CopyResult",
     "CorruptError",
     "DeniedError",
     "DeviceInfo",
+    "DeviceModel",
     "FileStatus",
     "FileType",
     "Finding",
@@ -85,6 +95,7 @@ __all__ = [
     "NoSpaceError",
     "NotFoundError",
     "PartialError",
+    "PluggedDisk",
     "ProgressEvent",
     "ProgressSink",
     "PruneReport",
@@ -94,11 +105,17 @@ __all__ = [
     "QuotaReport",
     "RebuildReport",
     "RemoteImage",
+    "RemoteStore",
     "Removal",
+    "SeedFailure",
+    "SeedImage",
+    "SeedPlan",
+    "SeedReport",
     "State",
     "Stop",
     "StoreInfo",
     "UnavailableError",
+    "UnpluggedDisk",
     "UnsupportedError",
     "Usage",
     "Volume",
@@ -106,6 +123,7 @@ __all__ = [
     "VolumeSnapshot",
     "VolumeStoreInfo",
     "VolumeUsage",
+    "parse_seed_file",
 ]
 
 _ELSEWHERE = {
@@ -128,6 +146,9 @@ _ELSEWHERE = {
     "PullStatus": "answers",
     "PushResult": "answers",
     "AttachedDisk": "attach.attachment",
+    "PluggedDisk": "attach.machine",
+    "UnpluggedDisk": "attach.machine",
+    "DeviceModel": "attach.qemu",
     "QuotaReport": "quota",
     "RebuildReport": "rebuild",
     "RemoteImage": "answers",
@@ -141,6 +162,14 @@ _ELSEWHERE = {
     "VolumeSnapshot": "answers",
     "VolumeStoreInfo": "answers",
     "VolumeUsage": "answers",
+    "CopyPlan": "answers",
+    "CopyResult": "answers",
+    "RemoteStore": "answers",
+    "SeedFailure": "answers",
+    "SeedPlan": "answers",
+    "SeedReport": "answers",
+    "SeedImage": "seed_files",
+    "parse_seed_file": "seed_files",
 }
 """Modules of the names that are no error."""
 

@@ -14,14 +14,14 @@ from imgstore import layout
 from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog, ContainerRow
 from imgstore.containers import Containers, marker_of
-from imgstore.datastores.datastore import Datastore
+from imgstore.datastores.datastore import Datastore, StoredFile
 from imgstore.disks import SUMS_LIMIT, Disks, layer_row
 from imgstore.errors import ImgstoreError, InUseError, NotFoundError
 from imgstore.ext4.check import check_file_system
 from imgstore.ext4.recovery import recovered
 from imgstore.images import Images
 from imgstore.live_disks import LiveDisks
-from imgstore.markers import DiskRecord, LayerMarker
+from imgstore.markers import HOSTED, DiskRecord, LayerMarker
 from imgstore.vmdk.chain import MAX_DEPTH
 from imgstore.vmdk.check import check_disk
 from imgstore.vmdk.hosted import open_disk
@@ -80,7 +80,7 @@ def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_dat
         yield from _check_vmdk(datastore, scratch)
         if read_data:
             yield from _check_grains(datastore, scratch, f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}")
-    elif rows:
+    elif any(row.disk is not None and not row.merged for row in rows.values()):
         yield Finding(scratch, "the scratch disk is missing: every chain stands on it")
     there = set()
     for chain_id in disks.chain_ids():
@@ -100,7 +100,7 @@ def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_dat
             yield Finding(path, f"its parent layer {marker.parent} is missing")
         if marker.disk is not None:
             yield from _check_disk(datastore, marker.disk, read_data)
-            if marker.disk.merged and marker.parent is not None:
+            if marker.disk.merged and marker.disk.format == HOSTED and marker.parent is not None:
                 yield from _check_links(disks, marker)
         yield from _check_recipe(datastore, disks, marker, read_data)
     for chain_id in sorted(rows.keys() - there):
@@ -113,6 +113,10 @@ def _check_disk(datastore: Datastore, record: DiskRecord, read_data: bool) -> It
         with datastore.open(path) as file:
             if file.size != record.size:
                 yield Finding(path, f"has {file.size} bytes, its marker says {record.size}")
+                return
+            if record.format != HOSTED:
+                if read_data and (found := _digest(file)) != record.grain_sums_digest:
+                    yield Finding(path, f"its digest is {found}, its marker says {record.grain_sums_digest}")
                 return
     except NotFoundError as error:
         yield Finding(path, str(error))
@@ -156,16 +160,21 @@ def _check_recipe(datastore: Datastore, disks: Disks, marker: LayerMarker, read_
             if file.size != marker.recipe.size:
                 yield Finding(path, f"has {file.size} bytes, its marker says {marker.recipe.size}")
                 return
-            digest = hashlib.sha256()
-            for offset in range(0, file.size, _PIECE):
-                digest.update(file.pread(offset, _PIECE))
-        if (found := f"sha256:{digest.hexdigest()}") != marker.recipe.digest:
+            found = _digest(file)
+        if found != marker.recipe.digest:
             yield Finding(path, f"its digest is {found}, its marker says {marker.recipe.digest}")
-        elif read_data:
+        elif read_data and not marker.covered:
             for _ in disks.read_layer(_chain_ids(disks, marker)):
                 pass
     except ImgstoreError as error:
         yield Finding(path, str(error))
+
+
+def _digest(file: StoredFile) -> str:
+    digest = hashlib.sha256()
+    for offset in range(0, file.size, _PIECE):
+        digest.update(file.pread(offset, _PIECE))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _chain_ids(disks: Disks, marker: LayerMarker) -> list[str]:
@@ -251,7 +260,7 @@ def _check_file_systems(catalog: Catalog, disks: Disks) -> Iterator[Finding]:
             if top in seen:
                 continue
             seen.add(top)
-            with disks.open_chain(chain_ids) as chain:
+            with disks.open_view(chain_ids) as chain:
                 for finding in check_file_system(chain):
                     yield Finding(f"file system of {top}", f"{finding.object}: {finding.problem}", finding.offset)
         except ImgstoreError as error:
@@ -270,7 +279,8 @@ def _check_containers(datastore: Datastore, catalog: Catalog, containers: Contai
             continue
         if rows.get(container_id) != row:
             yield Finding(path, "the catalog says another thing of this container, or does not know it")
-        yield from _check_container_disk(live_disks, row)
+        if not datastore.platform_disks:
+            yield from _check_container_disk(live_disks, row)
     for container_id in sorted(rows.keys() - there):
         yield Finding("catalog", f"container {container_id} is not on the datastore")
     for path in containers.unfinished() or ():

@@ -5,6 +5,7 @@ Pure: the environment comes in as a mapping, and only ``imgstore.cli`` reads the
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 
 from imgstore.errors import InvalidError
@@ -58,8 +59,19 @@ def config_files(environment: Mapping[str, str]) -> tuple[str, ...]:
     return (posixpath.join(config_home, "imgstore/config.toml"), SYSTEM_CONFIG)
 
 
+_DATASTORE_PATH = re.compile(r"\[[^\[\]]+\]( .*)?", re.DOTALL)
+
+
+def is_vsphere_location(location: str) -> bool:
+    """Returns whether it names a place on a vSphere datastore: ``vsphere://``, ``ds://`` or ``[DATASTORE] path``.
+
+    A directory of this machine that looks like the last is written with ``./`` before it.
+    """
+    return location.startswith(("vsphere://", "ds://")) or _DATASTORE_PATH.fullmatch(location) is not None
+
+
 def absolute_location(location: str, *, directory: str) -> str:
-    """Returns a path made absolute from ``directory``; a URL (``scheme://``) as it stands."""
-    if "://" in location:
+    """Returns a path made absolute from ``directory``; a URL (``scheme://``), or a place on vSphere, as it stands."""
+    if "://" in location or is_vsphere_location(location):
         return location
     return posixpath.normpath(posixpath.join(directory, location))

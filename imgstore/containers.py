@@ -45,8 +45,8 @@ class Containers:
         self._catalog = catalog
         self._live_disks = live_disks
         self._leases = leases
-        root = datastore.local_path("")
-        self._root = "" if root is None else f"{root}/"
+        self._by_platform = datastore.platform_disks
+        self._root = datastore.prefix
 
     def commit(self, new: Sequence[markers.ContainerMarker]) -> list[ContainerRow]:
         """Makes containers visible whose disks are there; all of them, or, if a name is taken, none.
@@ -127,8 +127,16 @@ class Containers:
                 raise
         return renamed
 
+    def disk(self, container_id: str) -> str:
+        """Path of the disk of a container."""
+        if self._by_platform:
+            return layout.platform_disk(layout.CONTAINERS, container_id)
+        return layout.container_disk(container_id)
+
     def remove(self, text: str) -> ContainerRow:
         """Removes the container: marker, catalog, disk. A crash leaves it whole, or gone but for its disk, which the next start removes.
+
+        Where the platform makes the disks, that goes first: a crash leaves a container whose disk was not made yet.
 
         Raises:
             NoSuchContainerError: there is none.
@@ -137,7 +145,7 @@ class Containers:
         with self.held(text) as row, contextlib.ExitStack() as stack:
             with contextlib.suppress(NotFoundError):  # a container that lost its disk can be removed all the same
                 try:
-                    stack.enter_context(self._live_disks.removing(layout.container_disk(row.id)))
+                    stack.enter_context(self._removing_disk(row.id))
                 except InUseError as error:
                     raise InUseError(f"container {row.name}: {error}", hint=error.hint) from error
             self._remove_marker(row.id)
@@ -182,7 +190,7 @@ class Containers:
         """A container, from what lies on the datastore.
 
         Raises:
-            NotFoundError: its marker or its disk is not there.
+            NotFoundError: its marker or its disk is not there; one that the platform makes may come later.
             CorruptError: its marker is damaged.
         """
         path = layout.container_marker(container_id)
@@ -190,7 +198,7 @@ class Containers:
         marker = markers.decode(markers.ContainerMarker, data, path)
         if marker.id != container_id:
             raise CorruptError(f"{path}: is the marker of container {marker.id}")
-        if not self._datastore.exists(layout.container_disk(container_id)):
+        if not self._by_platform and not self._datastore.exists(layout.container_disk(container_id)):
             raise NotFoundError(f"{layout.container_disk(container_id)}: is missing")
         return row_of(marker, data)
 
@@ -201,7 +209,7 @@ class Containers:
             size: bytes that its disk takes on the datastore; None: to be measured.
         """
         marker = marker_of(row)
-        path = layout.container_disk(row.id)
+        path = self.disk(row.id)
         return Container(
             id=row.id,
             name=row.name,
@@ -236,6 +244,12 @@ class Containers:
         if len(ids) > 1:
             raise InvalidError(f"Multiple IDs found with provided prefix: {text}", hint="give more of its digits")
         return self._catalog.container(ids[0]) if ids else None
+
+    def _removing_disk(self, container_id: str) -> contextlib.AbstractContextManager[None]:
+        if not self._by_platform:
+            return self._live_disks.removing(layout.container_disk(container_id))
+        self._datastore.remove_platform_disk(self.disk(container_id))
+        return contextlib.nullcontext()
 
     def _remove_marker(self, container_id: str) -> None:
         with contextlib.suppress(NotFoundError):

@@ -24,7 +24,7 @@ from imgstore.container_volumes import anonymous_volumes, named_volumes, remove_
 from imgstore.containers import CREATING, Containers
 from imgstore.datastores.datastore import Datastore
 from imgstore.disks import Disks
-from imgstore.errors import CorruptError, InvalidError, NotFoundError
+from imgstore.errors import CorruptError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.ext4.grow import grow_file_system
 from imgstore.ext4.reader import FileSystem
 from imgstore.gc import kept
@@ -63,7 +63,10 @@ class CreateOptions:
 
 
 class Creation:
-    """Makes the containers of a store."""
+    """Makes the containers of a store.
+
+    Where the platform makes disks, it makes that of a container when a machine gets it first; here is then only what it is to run.
+    """
 
     def __init__(
         self,
@@ -143,7 +146,10 @@ class Creation:
         platform = Platform.of(head.os, head.architecture, head.variant or "")
         _check_platform(reference, platform, options.platform)
         config = merge_run_config(head.config or {}, {**options.config, "Image": reference})
-        mounts = plan_mounts(options.mounts, config["Volumes"])
+        by_platform = self._datastore.platform_disks
+        if by_platform:
+            _check_is_for_platform(options, self._disks.capacity)
+        mounts = [] if by_platform else plan_mounts(options.mounts, config["Volumes"])
         parent = self._parent([layer.chain_id for layer in image.layers])
         capacity = _capacity(options.size, parent.size)
         marker = markers.ContainerMarker(
@@ -165,6 +171,8 @@ class Creation:
     def _parent(self, chain_ids: Sequence[str]) -> ParentLink:
         """The disk that containers of these layers stand on."""
         path = self._disks.top_disk(chain_ids)
+        if self._datastore.platform_disks:
+            return ParentLink(path, 0, self._disks.capacity)  # the platform reads it, when it makes the disk
         if not chain_ids:
             self._disks.make_scratch()
         with contextlib.closing(open_disk(self._datastore.open(path))) as disk:
@@ -192,6 +200,8 @@ class Creation:
         nonce = secrets.token_hex(8)
         # The one keeps others from taking our disks for leftovers; of the other a file stays if we die, which has the next start look.
         with held(self._leases, CREATING, shared=True), held(self._leases, f"creation-{nonce}"):
+            if self._datastore.platform_disks:
+                return self._containers.commit(new)
             disks = [NewDisk(layout.container_disk(marker.id), marker.capacity, plan.parent) for marker in new]
             if len(disks) == 1:
                 self._live_disks.create(*disks[0])
@@ -281,6 +291,23 @@ def _check_platform(reference: str, own: Platform, wanted: str | None) -> None:
     if wanted is not None and choose(Platform.parse(wanted), [own]) is None:
         raise NotFoundError(
             f"image with reference {reference} was found but does not match the specified platform: wanted {wanted}, actual: {own}"
+        )
+
+
+def _check_is_for_platform(options: CreateOptions, capacity: int) -> None:
+    """Raises UnsupportedError if the disk would have to be written, or a volume made, where only the platform does that."""
+    if options.size is not None and options.size != capacity:
+        raise UnsupportedError(
+            f"size of {options.size} bytes: on this datastore the platform makes the disk, as large as the image's, {capacity}"
+        )
+    if options.vic_base:
+        raise UnsupportedError(
+            "the files that VIC expects: on this datastore the platform makes the disk, and nothing is written to it"
+        )
+    if options.mounts:
+        raise UnsupportedError(
+            f"{options.mounts[0].destination}: on this datastore no volumes are made",
+            hint="imgstore attach volume/NAME gives one to a machine",
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from imgstore import layout, markers
-from imgstore.blocks import GRAIN, Bytes, ReadableFile
+from imgstore.blocks import GRAIN, BlockDevice, Bytes, ReadableFile
 from imgstore.catalog.catalog import LayerRow
 from imgstore.datastores.datastore import Datastore, StagedFile, Staging, list_names
 from imgstore.errors import CorruptError, NotFoundError, UnsupportedError
@@ -24,6 +24,7 @@ from imgstore.vmdk.descriptor import derive_cid
 from imgstore.vmdk.grains import numbers_from_bytes
 from imgstore.vmdk.hosted import DiskSummary, HostedDiskWriter, open_disk
 from imgstore.vmdk.snapshot import SnapshotDevice
+from imgstore.vmdk.stack import OpenDisks, open_disks
 
 SUMS_LIMIT = 1 << 30
 """Bytes of checksums of one disk; the largest disk has an eighth of it."""
@@ -101,12 +102,24 @@ class Disks:
 
         Raises:
             NotFoundError: a layer is not there.
+            UnsupportedError: the disk of a layer is not on this datastore, only one above that shows more.
         """
         for chain_id in reversed(chain_ids):
-            disk = self.read_marker(chain_id).disk
-            if disk is not None:
-                return _path(disk.file)
+            marker = self.read_marker(chain_id)
+            if marker.disk is not None:
+                return _path(marker.disk.file)
+            if marker.covered:
+                raise UnsupportedError(
+                    f"layer {chain_id}: its own disk is not on this datastore, only merged ones of images that have it",
+                    hint="a store whose disks have the form hosted has it",
+                )
         return _path(layout.disk_file(layout.SCRATCH))
+
+    def on_machines(self) -> set[str]:
+        """Chain ids of the layers whose disks virtual machines of the datastore's platform have, or stand on."""
+        directory = f"{layout.DISKS}/"
+        names = (path.removeprefix(directory) for path in self._datastore.files_in_use() if path.startswith(directory))
+        return {chain_id for name in names if (chain_id := layout.layer_of(name)) is not None}
 
     def open_chain(self, chain_ids: Sequence[str]) -> Chain:
         """The chain that shows these layers, given lowest first; with none, the scratch disk, which is made if it is not there.
@@ -114,11 +127,19 @@ class Disks:
         Raises:
             NotFoundError: a layer or its disk is not there.
             CorruptError: a disk is damaged, or does not fit its parent.
+            UnsupportedError: the disk that shows them is not here, or has a form on which no other can stand.
         """
         top = self.top_disk(chain_ids)
         if not chain_ids:
             self.make_scratch()
         return open_chain(self._datastore.open, top)
+
+    def open_view(self, chain_ids: Sequence[str]) -> OpenDisks:
+        """As `open_chain`, for those who only read what the layers show: of disks of any form."""
+        top = self.top_disk(chain_ids)
+        if not chain_ids:
+            self.make_scratch()
+        return open_disks(self._datastore.open, top)
 
     def open_child(self, parent: Chain, marker: LayerMarker) -> Chain:
         """The chain with one more layer on ``parent``, which it shares files with; ``parent`` itself when the layer changes nothing.
@@ -177,10 +198,10 @@ class Disks:
             CorruptError: recipe or disk is damaged; the tar has another digest than the layer's diff id.
         """
         marker = self.read_marker(chain_ids[-1])
-        with self.open_chain(chain_ids) as chain:
+        with self.open_view(chain_ids) as chain:
             yield from self.rebuild_layer(chain, marker)
 
-    def rebuild_layer(self, chain: Chain, marker: LayerMarker) -> Iterator[Bytes]:
+    def rebuild_layer(self, chain: BlockDevice, marker: LayerMarker) -> Iterator[Bytes]:
         """As ``read_layer``, of a layer that ``chain`` has on top."""
         if not 0 <= marker.size <= self.capacity:
             raise CorruptError(
@@ -254,6 +275,13 @@ class Disks:
         self.remove(marker.chain_id)
         staging.publish()
         return self._show(marker, admit)
+
+    def uncover(self, staging: Staging, marker: LayerMarker) -> LayerRow:
+        """Gives a layer that is covered a disk, which ``staging`` has alone. After a crash it is covered as before, or has it."""
+        self._remove_file(_path(layout.disk_file(layout.hex_of(marker.chain_id))))  # what a crash left
+        staging.publish()
+        self._write_marker(marker)
+        return layer_row(marker)
 
     def adopt_scratch(self, staging: Staging) -> None:
         """Puts a scratch disk in the place of one that is not whole, or of none. The caller holds the lease ``scratch``."""
@@ -353,8 +381,14 @@ class Disks:
             self._datastore.remove_file(path)
 
     def _is_whole(self, path: str, record: DiskRecord | None) -> bool:
-        """Whether there is a disk, of the store's capacity, and of the size and content id on record, with a parent or without one."""
+        """Whether there is a disk, of the store's capacity, and of the size and content id on record, with a parent or without one.
+
+        Of one that has not the form that stores have only the size is looked at.
+        """
         try:
+            if record is not None and record.format != markers.HOSTED:
+                with self._datastore.open(path) as file:
+                    return file.size == record.size
             disk = open_disk(self._datastore.open(path))
         except (NotFoundError, CorruptError, UnsupportedError):
             return False

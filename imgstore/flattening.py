@@ -18,7 +18,7 @@ from imgstore.blocks import GRAIN, SECTOR, ExtentKind, ReadableFile
 from imgstore.catalog.catalog import Catalog
 from imgstore.datastores.datastore import Datastore, Staging
 from imgstore.disks import Disks, layer_lease, layer_row, record_of
-from imgstore.errors import CorruptError
+from imgstore.errors import CorruptError, UnsupportedError
 from imgstore.leases import Leases, held
 from imgstore.markers import DiskRecord
 from imgstore.progress import ProgressEvent, ProgressSink
@@ -90,10 +90,16 @@ class Flattening:
             QuotaExceededError: the store may not take so much.
             NoSpaceError: the datastore is full.
             CorruptError: a disk is damaged: nothing is copied that its checksums do not confirm.
+            UnsupportedError: there is something to merge, and the datastore cannot replace files.
             StoppedError: ``stop`` was set.
         """
         merged = None
         while (plan := self.plan(chain_ids, depth, slack=slack)[1]) is not None:
+            if not self._datastore.can_replace:
+                raise UnsupportedError(
+                    "disks of this datastore cannot be replaced, and so not be merged",
+                    hint="flatten the image in the store that it comes from, and copy it again",
+                )
             lease = layer_lease(plan.chain_ids[-1])
             with self._quota.reserved(plan.size), held(self._leases, lease, waiting=lambda note: stop.check()):
                 merged = self._merge(plan.chain_ids, progress, stop) or merged
@@ -151,7 +157,8 @@ def merge_chain(
     """
     sums_file = staging.create(layout.merged_sums_file(stem))
     name = layout.disk_file(stem)
-    writer = HostedDiskWriter(staging.create(name), capacity=chain.size, cid=chain.cid, extent_name=name)
+    merged_file = staging.create(name)
+    writer = HostedDiskWriter(merged_file, capacity=chain.size, cid=chain.cid, extent_name=name)
     expected = array("I")
     places: list[tuple[int, ReadableFile, int]] = []
     firsts = [file.size - len(sums) * GRAIN for file, sums in zip(chain.files, grain_sums, strict=True)]
@@ -171,6 +178,7 @@ def merge_chain(
             take = min(_PIECE_GRAINS, run.length - done)
             writer.write_grains(run.grain + done, read_whole(file, start + done * GRAIN, take * GRAIN))
     summary = writer.seal()
+    merged_file.close()
     if (found := numbers_from_bytes(summary.grain_sums)) != expected:
         raise _difference(found, expected, places)
     sums_file.pwrite(0, summary.grain_sums)

@@ -31,12 +31,12 @@ def kept(leases: Leases, chain_ids: Iterable[str]) -> Iterator[None]:
 
 
 def collect(disks: Disks, catalog: Catalog, leases: Leases) -> list[str]:
-    """Removes the layers that nothing stands on and nobody leases, and returns their chain ids, children first.
+    """Removes the layers that nothing stands on, nobody leases and no machine has, and returns their chain ids, children first.
 
     A crash leaves each layer whole or gone; what was left of its directory is removed at the next start.
     """
     removed: list[str] = []
-    skipped: set[str] = set()
+    skipped = disks.on_machines() if catalog.unused_layers() else set()
     while leaves := [chain_id for chain_id in catalog.unused_layers() if chain_id not in skipped]:
         for chain_id in leaves:
             if _collect_one(chain_id, disks, catalog, leases):

@@ -16,9 +16,11 @@
     references/<sha256 of name>.json    a name's marker
     containers/<container id>.vmdk      a container's writable disk, a child of its image's top disk
     containers/<container id>.json      the container's marker
+    containers/<id>/<id>.vmdk           on a vSphere datastore: a container's disk, made by the platform; its further files lie beside it
     volume-stores/<sha256 of name>.json a named place for volumes
     volumes/<sha256 of name>.json       a volume's marker; here for the volume store ``default``, else at its own place
     volumes/<disk id>.vmdk              a disk of a volume, or one that its snapshots and clones stand on
+    volumes/<name>/<name>.vmdk          on a vSphere datastore: the disk of a volume, which has no marker there
     quota.json                          how much the store may take; absent without a limit
 
 Beside a writable disk lies, while it is being changed, ``<stem>.intent``: what an interrupted change still has to write.
@@ -119,6 +121,11 @@ def container_marker(container_id: str) -> str:
 def container_disk(container_id: str) -> str:
     """Path of the disk of a container."""
     return f"{CONTAINERS}/{disk_file(container_id)}"
+
+
+def platform_disk(directory: str, name: str) -> str:
+    """Path of a disk that the platform makes, in ``containers`` or ``volumes``: in a directory of its own, with what else it is made of."""
+    return f"{directory}/{name}/{disk_file(name)}"
 
 
 def volume_marker(name: str) -> str:

@@ -43,8 +43,7 @@ class Listing:
     def __init__(self, datastore: Datastore, catalog: Catalog) -> None:
         self._datastore = datastore
         self._catalog = catalog
-        root = datastore.local_path("")
-        self._root = "" if root is None else f"{root}/"
+        self._root = datastore.prefix
         self._scratch = f"{self._root}{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}"
 
     def images(self) -> list[Image]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgstore import layout, markers
 from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog
-from imgstore.datastores.datastore import is_private
+from imgstore.datastores.datastore import Datastore, is_private, list_names
 from imgstore.datastores.local import LocalDatastore
 from imgstore.errors import InvalidError, UnsupportedError
 from imgstore.ext4.format import MAXIMUM_SIZE, MINIMUM_SIZE
 from imgstore.vmdk.chain import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from imgstore.vsphere.login import VsphereLogin
 
 LEASES = ".leases"
 """Directory of the leases in the store's."""
@@ -41,7 +45,9 @@ def directory_of(location: str) -> Path | None:
         return None
     if scheme in ("file", "osfs"):
         return Path(rest).absolute()
-    raise UnsupportedError(f"{location}: a store is a directory, file://, osfs:// or mem://; {scheme}:// is none of them")
+    raise UnsupportedError(
+        f"{location}: a store is a directory, file://, osfs://, vsphere://, ds:// or mem://; {scheme}:// is none of them"
+    )
 
 
 def make_store(directory: Path, disk_size: int, max_depth: int | None) -> None:
@@ -56,13 +62,40 @@ def make_store(directory: Path, disk_size: int, max_depth: int | None) -> None:
     except OSError as error:
         raise InvalidError(f"{directory}: cannot be a store: {error.strerror}") from error
     if strangers:
-        raise InvalidError(
-            f"{directory}: is not a store (it has no {layout.STORE}), and not empty: {sorted(strangers)[0]} is in it",
-            hint="name another directory with --store, or with IMGSTORE_STORE",
-        )
+        raise _not_empty(str(directory), sorted(strangers)[0])
     marker = markers.encode(markers.StoreMarker(str(uuid.uuid4()), disk_size, max_depth))
     with LocalDatastore(directory) as datastore:
         datastore.write_atomic(layout.STORE, marker)
+
+
+def mark_store(datastore: Datastore, disk_size: int, max_depth: int | None) -> bytes:
+    """Makes what is not a directory of this machine a store by its marker, which is returned.
+
+    Raises:
+        InvalidError: something else is in it.
+        UnsupportedError: it cannot keep to a depth.
+    """
+    if max_depth is not None:
+        raise UnsupportedError(f"{datastore.location}: no disk can be replaced there in one step, so that depth has no limit")
+    if strangers := list_names(datastore, ""):
+        raise _not_empty(datastore.location, strangers[0])
+    marker = markers.encode(markers.StoreMarker(str(uuid.uuid4()), disk_size))
+    datastore.write_atomic(layout.STORE, marker)
+    return marker
+
+
+def open_vsphere(location: str, login: VsphereLogin | None) -> Datastore:
+    """The datastore at a vSphere location; nothing is asked before it is needed.
+
+    Raises:
+        InvalidError: the location makes no sense, or names no server and ``login`` has none.
+        UnsupportedError: pyVmomi is not installed.
+    """
+    from imgstore.datastores.vsphere import VsphereDatastore  # pyVmomi is optional, and takes a while
+    from imgstore.vsphere.locations import parse_datastore
+
+    place = parse_datastore(location, login)
+    return VsphereDatastore(place, place.login(login))
 
 
 def open_catalog(directory: Path) -> Catalog:
@@ -91,3 +124,10 @@ def check_disk_size(size: int) -> None:
             f"disk size {size}: must be a multiple of {GRAIN} bytes from {MINIMUM_SIZE} to {MAXIMUM_SIZE}",
             hint=f"the next that can be is {nearest}",
         )
+
+
+def _not_empty(location: str, stranger: str) -> InvalidError:
+    return InvalidError(
+        f"{location}: is not a store (it has no {layout.STORE}), and not empty: {stranger} is in it",
+        hint="name another directory with --store, or with IMGSTORE_STORE",
+    )

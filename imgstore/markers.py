@@ -20,6 +20,10 @@ LIMIT = 1 << 20
 """Longest marker in bytes; an image of 127 layers needs a twentieth of it."""
 
 
+HOSTED = "hosted"
+"""The form of VMDK that stores have."""
+
+
 class StoreMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``store.json``: a directory is a store.
 
@@ -45,6 +49,8 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         grain_sums: file beside the marker with the CRC-32C of each grain (u32, little-endian) in the order of the file.
         grain_sums_digest: ``sha256:…`` of that file.
         merged: it has no parent: what the disks below it show was merged into it.
+        format: a ``DiskFormat``, not written where it is the form that stores have. A disk of another form is merged, has no
+            ``grain_sums``, and its ``grain_sums_digest`` is of its own file.
     """
 
     file: str
@@ -54,6 +60,7 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     grain_sums: str
     grain_sums_digest: str
     merged: bool = False
+    format: str = HOSTED
 
 
 class RecipeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +89,7 @@ class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         recipe: how the tar is made again out of the disk.
         replacement: the disk that is about to take the place of ``disk``, which has the same name; until this is gone again either of
             the two lies there. Not written where nothing is about to happen.
+        covered: its disk is not on this datastore, though it changes something: a merged disk above shows it. Not written else.
     """
 
     chain_id: str
@@ -91,6 +99,7 @@ class LayerMarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     disk: DiskRecord | None
     recipe: RecipeRecord
     replacement: DiskRecord | None = None
+    covered: bool = False
 
 
 class ImageLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

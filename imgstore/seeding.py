@@ -13,38 +13,33 @@ compared before the first file is copied.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from crc32c import crc32c
+import msgspec
 
 from imgstore import gc, layout
 from imgstore.answers import CopyResult
-from imgstore.blocks import GRAIN
+from imgstore.blocks import GRAIN, ExtentKind
 from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, Staging, StoredFile
-from imgstore.disks import Disks, layer_lease, layer_row
-from imgstore.errors import CorruptError, InvalidError
+from imgstore.disks import SUMS_LIMIT, Disks, layer_lease, layer_row
+from imgstore.errors import CorruptError, InUseError, InvalidError, UnsupportedError
+from imgstore.flattening import Flattening, merge_chain
 from imgstore.images import Images, familiar
 from imgstore.intake import NAMES
+from imgstore.layer_copies import copy_disk, copy_recipe, put_file, write_single
 from imgstore.leases import Lease, Leases, held, wait_for
-from imgstore.markers import DiskRecord, LayerMarker, RecipeRecord
+from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.quota import Quota, QuotaExceededError
 from imgstore.stop import Stop
-from imgstore.vmdk.check import check_disk
-from imgstore.vmdk.grains import numbers_from_bytes
-
-_PIECE = 1 << 20
-"""Bytes that are read, compared and written at once: as much as goes past the page cache in one write."""
-
-_SUMS_LIMIT = 1 << 30
-"""Bytes of checksums of one disk; the largest disk has an eighth of it."""
-
-_KEEP_GIL = 0
-"""The sum of a grain takes 5 µs; to let other threads have the interpreter for that, and to get it back, takes longer."""
+from imgstore.vmdk.chain import Chain
+from imgstore.vmdk.formats import DiskFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,8 @@ class Side:
 
     Attributes:
         location: what errors and progress call the store.
+        max_depth: how many disks the chain of an image may have there; None: any number.
+        form: of the disks that are copied there.
         tidy: removes what interrupted work left there.
     """
 
@@ -63,7 +60,32 @@ class Side:
     disks: Disks
     images: Images
     quota: Quota
+    flattening: Flattening
+    max_depth: int | None
+    form: DiskFormat
     tidy: Callable[[], None]
+
+
+TARGET_FORMS = (DiskFormat.HOSTED, DiskFormat.STREAM_OPTIMIZED)
+"""Forms that disks can be copied in."""
+
+
+def parse_target_form(text: str) -> DiskFormat:
+    """The form of disks that a word names.
+
+    Raises:
+        InvalidError: none has this name.
+        UnsupportedError: disks are not copied in this form.
+    """
+    try:
+        form = DiskFormat(text)
+    except ValueError:
+        raise InvalidError(f"disk format {text!r}: is none of {', '.join(TARGET_FORMS)}") from None
+    if form not in TARGET_FORMS:
+        raise UnsupportedError(
+            f"disk format {text!r}: images are copied as {' or '.join(TARGET_FORMS)} only", hint="imgstore export-disk"
+        )
+    return form
 
 
 def missing_layers(disks: Disks, chain_ids: Sequence[str]) -> list[str]:
@@ -89,20 +111,21 @@ def copy_image(
 
     Raises:
         InvalidError: the disks of the two have different sizes, or a layer that is on both has not the same bytes.
-        CorruptError: a file is not what its marker says. Nothing of that layer is on the target.
-        NotFoundError: a layer of the image is not in the source.
+        CorruptError: a layer of the source is not whole, or a file not what its marker says. Nothing of that layer is on the target.
         QuotaExceededError, NoSpaceError: it does not fit the target.
         StoppedError: ``stop`` was set.
     """
     check_same_size(source.disks, target.disks, target.location)
     chain_ids = [layer.chain_id for layer in image.layers]
     with gc.kept(source.leases, dict.fromkeys(chain_ids)), gc.kept(target.leases, dict.fromkeys(chain_ids)):
-        markers = [source.disks.read_marker(chain_id) for chain_id in dict.fromkeys(chain_ids)]
+        markers = [_find(source.disks, chain_id) for chain_id in dict.fromkeys(chain_ids)]
         copy = _ImageCopy(source, target, image, progress, stop)
         try:
             with target.quota.reserved(copy.plan(markers)):
                 copy.bring_layers()
                 stop.check()
+            if target.max_depth is not None and target.form is DiskFormat.HOSTED:
+                target.flattening.flatten(chain_ids, target.max_depth, progress, stop, slack=True)
             changed = _commit(target, image, markers, names)
         except QuotaExceededError:
             with held(target.leases, NAMES):
@@ -135,6 +158,17 @@ def _commit(target: Side, image: ImageRow, markers: Sequence[LayerMarker], names
     return True
 
 
+def _find(disks: Disks, chain_id: str) -> LayerMarker:
+    marker = disks.find(chain_id)
+    if marker is None:
+        raise CorruptError(f"layer {chain_id}: is missing or not whole", hint="a pull of the image makes it again")
+    if marker.covered or _form_of(marker) != DiskFormat.HOSTED:
+        raise UnsupportedError(
+            f"layer {chain_id}: its own disk is not here, only merged ones", hint="copy it from where it was pulled"
+        )
+    return marker
+
+
 class _ImageCopy:
     """The layers of one image on their way. Use once.
 
@@ -149,7 +183,11 @@ class _ImageCopy:
         self._progress = progress
         self._stop = stop
         self._shorts = {layer.chain_id: layout.hex_of(layer.digest or layer.diff_id)[:12] for layer in image.layers}
+        self._chain_ids = list(dict.fromkeys(layer.chain_id for layer in image.layers))
         self._missing: list[LayerMarker] = []
+        self._merged_at: str | None = None
+        self._single: str | None = None
+        """The layer that gets one disk of another form, which shows the whole image; layers below go without."""
         self.copied: list[str] = []
         self.bytes = 0
 
@@ -163,19 +201,37 @@ class _ImageCopy:
             InvalidError: what it has does not fit what it lacks.
         """
         there = {marker.chain_id: self._target.disks.find(marker.chain_id) for marker in markers}
-        self._missing = [marker for marker in markers if there[marker.chain_id] is None]
+        if self._target.form is not DiskFormat.HOSTED:
+            self._single = next((marker.chain_id for marker in reversed(markers) if marker.disk is not None), None)
+        self._missing = [marker for marker in markers if self._is_missing(marker, there[marker.chain_id])]
         for marker in markers:
             found = there[marker.chain_id]
-            if found is not None:
+            if found is not None and marker not in self._missing:
                 self._tell(marker, State.EXISTS)
-                if self._missing:
-                    self._check_same(marker, found)
+            if found is not None and self._missing:
+                self._check_same(marker, found)
+        if self._missing and self._target.max_depth is not None and self._single is None:
+            self._merged_at = _find_merge(
+                [there[marker.chain_id] or marker for marker in markers], self._missing, self._target.max_depth
+            )
         usages = self._source.datastore.usages(layout.DISKS) if self._missing else {}
         return sum(usages.get(name, 0) for marker in self._missing for name in files_of(marker))
 
+    def _is_missing(self, ours: LayerMarker, theirs: LayerMarker | None) -> bool:
+        return theirs is None or (theirs.covered and ours.chain_id == self._single)
+
     def _check_same(self, ours: LayerMarker, theirs: LayerMarker) -> None:
         """Disks above a layer refer to the bytes below them: another converter may have put the same files elsewhere."""
-        if _contents(ours) != _contents(theirs):
+        form = _form_of(theirs) or self._target.form
+        if form != self._target.form or (theirs.covered and form == DiskFormat.HOSTED):
+            raise InvalidError(
+                f"layer {ours.chain_id}: its disk there has not the form {self._target.form}",
+                hint="all disks of a datastore have one form: use --disk-format, or another directory",
+            )
+        if self._single is not None:
+            return
+        is_merged = any(marker.disk is not None and marker.disk.merged for marker in (ours, theirs))
+        if ours.recipe.digest != theirs.recipe.digest or not (is_merged or _sums_of(ours) == _sums_of(theirs)):
             raise InvalidError(
                 f"layer {ours.chain_id}: is there as another version of imgstore converted it; the layers above do not fit on it",
                 hint="remove the images there that have it, and copy them again",
@@ -186,7 +242,8 @@ class _ImageCopy:
         if not self._missing:
             return
         self._target.tidy()
-        self._bring_scratch()
+        if self._single is None:
+            self._bring_scratch()
         with ThreadPoolExecutor(1, thread_name_prefix="imgstore-copy-commit") as committer:
             commits: list[Future[None]] = []
             try:
@@ -206,16 +263,16 @@ class _ImageCopy:
         """Every chain stands on the scratch disk: theirs must be ours."""
         sums_path = f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}"
         self._source.disks.make_scratch()
-        sums = self._source.datastore.read_bytes(sums_path, _SUMS_LIMIT)
+        sums = self._source.datastore.read_bytes(sums_path, SUMS_LIMIT)
         with held(self._target.leases, "scratch"):
             if not self._target.disks.has_scratch():
                 with self._target.disks.stage(layout.SCRATCH) as staging:
                     path = f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}"
                     with self._source.datastore.open(path) as file:
-                        _copy_disk(file, staging, layout.disk_file(layout.SCRATCH), sums, self._stop, lambda done: None)
-                    _write(staging, layout.grain_sums_file(layout.SCRATCH), sums)
+                        copy_disk(file, staging, layout.disk_file(layout.SCRATCH), sums, self._stop, lambda done: None)
+                    put_file(staging, layout.grain_sums_file(layout.SCRATCH), sums)
                     self._target.disks.adopt_scratch(staging)
-            elif self._target.datastore.read_bytes(sums_path, _SUMS_LIMIT) != sums:
+            elif self._target.datastore.read_bytes(sums_path, SUMS_LIMIT) != sums:
                 raise InvalidError(
                     f"{layout.disk_file(layout.SCRATCH)}: was formatted by another version of imgstore; disks from here do not fit on it",
                     hint="remove all images and containers there, and the scratch disk, and copy again",
@@ -223,15 +280,16 @@ class _ImageCopy:
 
     def _bring(self, marker: LayerMarker, committer: ThreadPoolExecutor, before: Future[None] | None) -> Future[None]:
         """Copies the files of a layer; they are committed after ``before``, in the background."""
-        lease = wait_for(self._target.leases, layer_lease(marker.chain_id), waiting=lambda note: self._stop.check())
+        lease = self._wait_for(self._target.leases, marker)
         try:
-            if self._target.disks.find(marker.chain_id) is not None:  # somebody pulled or copied it meanwhile
+            found = self._target.disks.find(marker.chain_id)
+            if not self._is_missing(marker, found):  # somebody pulled or copied it meanwhile
                 lease.release()
                 self._tell(marker, State.EXISTS)
                 return committer.submit(lambda: None)
             staging = self._target.disks.stage(layout.hex_of(marker.chain_id))
             try:
-                self._copy_files(marker, staging)
+                marker = self._copy_files(marker, staging, uncover=found is not None)
             except BaseException:
                 staging.discard()
                 raise
@@ -239,14 +297,17 @@ class _ImageCopy:
             lease.release()
             raise
         # From here the files are the committer's: what interrupts us must not discard what is being published.
-        return committer.submit(self._commit, before, marker, staging, lease)
+        return committer.submit(self._commit, before, marker, staging, lease, uncover=found is not None)
 
-    def _commit(self, before: Future[None] | None, marker: LayerMarker, staging: Staging, lease: Lease) -> None:
+    def _commit(self, before: Future[None] | None, marker: LayerMarker, staging: Staging, lease: Lease, *, uncover: bool) -> None:
         try:
             with staging:
                 if before is not None:
                     before.result()
-                row = self._target.disks.adopt(staging, marker, admit=self._target.quota.check)
+                if uncover:
+                    row = self._target.disks.uncover(staging, marker)
+                else:
+                    row = self._target.disks.adopt(staging, marker, admit=self._target.quota.check)
             self._target.catalog.put_layer(row)
         except BaseException:
             lease.abandon()  # the layer may be there, and the catalog not know it
@@ -256,27 +317,86 @@ class _ImageCopy:
         self.bytes += sum(self._target.datastore.usage(f"{layout.DISKS}/{name}") for name in files_of(marker))
         self._tell(marker, State.COPIED)
 
-    def _copy_files(self, marker: LayerMarker, staging: Staging) -> None:
-        total = marker.recipe.size if marker.disk is None else marker.disk.grains * GRAIN + marker.recipe.size
+    def _wait_for(self, leases: Leases, marker: LayerMarker, *, shared: bool = False) -> Lease:
+        return wait_for(leases, layer_lease(marker.chain_id), shared=shared, waiting=lambda note: self._stop.check())
 
-        def tell(done: int) -> None:
-            self._tell(marker, State.COPYING, done, total)
+    def _copy_files(self, marker: LayerMarker, staging: Staging, *, uncover: bool) -> LayerMarker:
+        """Copies the files of a layer as they are now, and returns its marker.
 
-        tell(0)
-        if marker.disk is not None:
-            sums = self._read_sums(marker.disk)
-            with self._open(marker.disk.file) as file:
-                if file.size != marker.disk.size:
-                    raise CorruptError(f"{file.path}: has {file.size} bytes, its marker says {marker.disk.size}")
-                _copy_disk(file, staging, marker.disk.file, sums, self._stop, tell)
-        with self._open(marker.recipe.file) as file:
-            _copy_recipe(file, staging, marker.recipe)
-        if marker.disk is not None:
-            _write(staging, marker.disk.grain_sums, sums)
+        Args:
+            uncover: the target has the recipe, and lacks the disk.
+        """
+        lease = self._wait_for(self._source.leases, marker, shared=True)  # nobody replaces its disk meanwhile
+        try:
+            marker = _find(self._source.disks, marker.chain_id)
+            if not uncover:
+                with self._open(marker.recipe.file) as file:
+                    copy_recipe(file, staging, marker.recipe)
+            if self._single is not None:
+                return self._put_single(marker, staging)
+            if marker.chain_id == self._merged_at:
+                return self._put_merged(marker, staging)
+            if marker.disk is not None:
+                self._put_disk(marker.disk, staging, marker)
+        finally:
+            lease.release()
+        return marker
+
+    def _put_single(self, marker: LayerMarker, staging: Staging) -> LayerMarker:
+        """One disk of another form for the whole image, beside its top layer; the others are covered by it."""
+        if marker.chain_id != self._single:
+            return msgspec.structs.replace(marker, disk=None, covered=marker.disk is not None)
+        with self._open_chain(marker) as (chain, sums):
+            total = sum(extent.length for extent in chain.extents() if extent.kind is ExtentKind.DATA)
+            record = write_single(
+                chain,
+                sums,
+                staging,
+                layout.hex_of(marker.chain_id),
+                self._target.form,
+                self._stop,
+                lambda done: self._tell(marker, State.COPYING, done, total),
+            )
+        return msgspec.structs.replace(marker, disk=record)
+
+    def _put_merged(self, marker: LayerMarker, staging: Staging) -> LayerMarker:
+        """In the place of the disk of a layer, one that shows all below it, too; as a merge there would have made it."""
+        self._tell(marker, State.COPYING)
+        with self._open_chain(marker) as (chain, sums):
+            record = merge_chain(chain, sums, staging, layout.hex_of(marker.chain_id), interrupt=self._stop.check)
+        return msgspec.structs.replace(marker, disk=record)
+
+    @contextlib.contextmanager
+    def _open_chain(self, marker: LayerMarker) -> Iterator[tuple[Chain, list[array[int]]]]:
+        """The chain of the source that has a layer on top, and the checksums of each of its disks."""
+        with self._source.disks.open_chain(self._chain_ids[: self._chain_ids.index(marker.chain_id) + 1]) as chain:
+            sums = []
+            for number, file in enumerate(chain.files):
+                found = self._source.disks.read_grain_sums(file, merged=not number)
+                if found is None:
+                    raise InUseError(f"{file.path}: is being merged with those below it", hint="copy the image again in a while")
+                sums.append(found)
+            yield chain, sums
+
+    def _put_disk(self, record: DiskRecord, staging: Staging, marker: LayerMarker) -> None:
+        sums = self._read_sums(record)
+        self._tell(marker, State.COPYING, 0, record.grains * GRAIN)
+        with self._open(record.file) as file:
+            if file.size != record.size:
+                raise CorruptError(f"{file.path}: has {file.size} bytes, its marker says {record.size}")
+            copy_disk(
+                file,
+                staging,
+                record.file,
+                sums,
+                self._stop,
+                lambda done: self._tell(marker, State.COPYING, done, record.grains * GRAIN),
+            )
+        put_file(staging, record.grain_sums, sums)
 
     def _read_sums(self, record: DiskRecord) -> bytes:
         path = f"{layout.DISKS}/{record.grain_sums}"
-        sums = self._source.datastore.read_bytes(path, _SUMS_LIMIT)
+        sums = self._source.datastore.read_bytes(path, SUMS_LIMIT)
         if (digest := f"sha256:{hashlib.sha256(sums).hexdigest()}") != record.grain_sums_digest:
             raise CorruptError(f"{path}: its digest is {digest}, its marker says {record.grain_sums_digest}")
         if len(sums) != 4 * record.grains:
@@ -294,72 +414,31 @@ def files_of(marker: LayerMarker) -> list[str]:
     """Names in ``disks`` of what a layer has beside its marker."""
     if marker.disk is None:
         return [marker.recipe.file]
-    return [marker.disk.file, marker.recipe.file, marker.disk.grain_sums]
+    return [name for name in (marker.disk.file, marker.recipe.file, marker.disk.grain_sums) if name]
 
 
-def _contents(marker: LayerMarker) -> tuple[str | None, str]:
-    """What a layer's disk holds, by its digest, and where: the recipe says."""
-    return None if marker.disk is None else marker.disk.grain_sums_digest, marker.recipe.digest
+def _find_merge(markers: Sequence[LayerMarker], missing: Sequence[LayerMarker], max_depth: int) -> str | None:
+    """The layer that is to come with a disk merged of all below, for the chain not to be deeper than that; None if it is not.
 
+    It is one that is missing: disks that are there stay as they are.
 
-def _copy_disk(file: StoredFile, staging: Staging, name: str, sums: bytes, stop: Stop, tell: Callable[[int], None]) -> None:
-    """A sealed disk, whose grains end the file in the order of their sums.
-
-    Raises:
-        CorruptError: a grain has another sum, or what the file has before its grains makes no sense.
+    Args:
+        markers: of the image's layers, lowest first: those of the target where it has them.
     """
-    first = file.size - len(sums) // 4 * GRAIN
-    if first < 0:
-        raise CorruptError(f"{file.path}: has {file.size} bytes, too few for {len(sums) // 4} grains")
-    copy = staging.create(name)
-    if not copy.clone(file):
-        copy.truncate(file.size)
-        for start, length in file.data_ranges(0, first):
-            for offset in range(start, start + length, _PIECE):
-                copy.pwrite(offset, _read(file, offset, min(_PIECE, start + length - offset)))
-        wanted = numbers_from_bytes(sums)
-        for offset in range(first, file.size, _PIECE):
-            stop.check()
-            data = _read(file, offset, min(_PIECE, file.size - offset))
-            _compare(file.path, offset, data, wanted[(offset - first) // GRAIN :][: _PIECE // GRAIN])
-            copy.pwrite(offset, data)
-            tell(offset + len(data) - first)
-    for finding in check_disk(copy):
-        place = "" if finding.offset is None else f" at byte {finding.offset}"
-        raise CorruptError(f"{file.path}{place}: {finding.problem}")
-    copy.close()
+    lacking = {marker.chain_id for marker in missing}
+    chain: list[str | None] = [None]  # the scratch disk
+    for marker in markers:
+        if marker.disk is not None:
+            chain = [] if marker.disk.merged else chain
+            chain.append(marker.chain_id)
+    if len(chain) <= max_depth:
+        return None
+    return next((chain_id for chain_id in chain[-max_depth:] if chain_id in lacking), None)
 
 
-def _compare(path: str, offset: int, data: bytes, sums: Sequence[int]) -> None:
-    view = memoryview(data)
-    for position, wanted in enumerate(sums):
-        found = crc32c(view[position * GRAIN : (position + 1) * GRAIN], gil_release_mode=_KEEP_GIL)
-        if found != wanted:
-            raise CorruptError(f"{path} at byte {offset + position * GRAIN}: grain has CRC-32C {found:08x}, not {wanted:08x}")
+def _form_of(marker: LayerMarker) -> str | None:
+    return None if marker.disk is None else marker.disk.format
 
 
-def _copy_recipe(file: StoredFile, staging: Staging, record: RecipeRecord) -> None:
-    if file.size != record.size:
-        raise CorruptError(f"{file.path}: has {file.size} bytes, its marker says {record.size}")
-    digest = hashlib.sha256()
-    copy = staging.create(record.file)
-    for offset in range(0, file.size, _PIECE):
-        data = _read(file, offset, min(_PIECE, file.size - offset))
-        digest.update(data)
-        copy.pwrite(offset, data)
-    if (found := f"sha256:{digest.hexdigest()}") != record.digest:
-        raise CorruptError(f"{file.path}: its digest is {found}, its marker says {record.digest}")
-    copy.close()
-
-
-def _write(staging: Staging, name: str, data: bytes) -> None:
-    file = staging.create(name)
-    file.pwrite(0, data)
-    file.close()
-
-
-def _read(file: StoredFile, offset: int, length: int) -> bytes:
-    data = file.pread(offset, length)
-    if len(data) != length:
-        raise CorruptError(f"{file.path} at byte {offset}: {length} bytes are needed, the file ends after {len(data)}")
-    return data
+def _sums_of(marker: LayerMarker) -> str | None:
+    return None if marker.disk is None else marker.disk.grain_sums_digest

@@ -37,7 +37,7 @@ class VolumeStore:
     """A volume store that is open.
 
     Attributes:
-        location: its directory, absolute, or ``mem://``.
+        location: its directory, absolute, or ``mem://`` or ``vsphere://``.
         leases: of all who work on its volumes.
     """
 
@@ -176,7 +176,7 @@ class VolumeStores:
 
 def _volume_store(name: str, directory: Path | None, datastore: Datastore) -> VolumeStore:
     leases = MemoryLeases() if directory is None else FileLeases(directory / layout.VOLUMES / _LEASES)
-    return VolumeStore(name, MEMORY if directory is None else str(directory), datastore, leases, VolumeDisks(datastore))
+    return VolumeStore(name, datastore.location, datastore, leases, VolumeDisks(datastore))
 
 
 def _prove_directory(directory: Path, kind: type[ImgstoreError]) -> tuple[int, int]:

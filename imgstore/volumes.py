@@ -103,9 +103,11 @@ class Volumes:
             NotFoundError: there is no such volume store.
             InvalidError: the name cannot be one, or labels and options are too long.
             NoSpaceError: the datastore is full.
+            UnsupportedError: the volume store is on a datastore that has no disks for guests.
         """
         check_name(name)
         store = self._store_of(options)
+        store.datastore.check_live()
         with self._creating(store, name):
             with contextlib.suppress(NoSuchVolumeError):
                 found = self.find(name)

@@ -77,6 +77,7 @@ def normal(lines: list[str], directory: Path | str) -> list[str]:
         line = re.sub(r"^(e2fsck|debugfs) \d.*", r"\1", line)
         line = re.sub(r"^((?:Layer disks|Scratch disk|Configs and names|Catalog|Free space) +\d* +)\d.*", r"\1SIZE", line)
         line = re.sub(r"( AGO +.*?)\d[\d.]*(?:B|[kMG]B)( *)$", r"\1SIZE", line)  # blocks of the file system below
+        line = re.sub(r"([0-9a-f]{12} +(?:\d+ +\d+ +)?)\d[\d.]*[kMG]?B(?= +\d+$|$)", r"\1SIZE", line)
         if re.match(r"[0-9a-f]{12}: ", line):
             # How far one layer is when another begins is chance, and so is whether its download is ever seen to run.
             if not line.endswith((": Downloading", ": Waiting")):

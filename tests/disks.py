@@ -6,8 +6,8 @@ import posixpath
 import random
 from collections.abc import Iterable
 
-from imgstore.blocks import GRAIN
-from imgstore.datastores import Datastore
+from imgstore.blocks import GRAIN, GuestDevice
+from imgstore.datastores import Datastore, StoredFile
 from imgstore.vmdk import Chain, HostedDiskWriter, SnapshotDevice, derive_cid
 
 SIZE = 64 << 20
@@ -65,6 +65,12 @@ def apply(model: bytearray, writes: Iterable[tuple[int, bytes]]) -> None:
     """The same writes on the bytes that a disk must show."""
     for offset, data in writes:
         model[offset : offset + len(data)] = data
+
+
+def read_ready(device: Chain | GuestDevice | StoredFile, offset: int, length: int) -> bytes | None:
+    """What is in memory of a range, or None where that is not all of it."""
+    buffer = bytearray(length)
+    return bytes(buffer) if device.read_ready_into(offset, memoryview(buffer)) else None
 
 
 def add_chain(datastore: Datastore, depth: int, seed: int, *, size: int = SIZE, writes: int = 8) -> tuple[Chain, bytearray]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from imgstore.attach.attachment import AttachedDisk
 from imgstore.attach.qemu import DeviceModel, SocketAddress, block_nodes, name_serial, nest
-from imgstore.attach.qmp import QmpInvalidError, QmpMonitor
+from imgstore.attach.qmp import QmpError, QmpInvalidError, QmpMonitor
 from imgstore.errors import ImgstoreError, InUseError, UnavailableError, UnsupportedError
 
 RELEASE_SECONDS = 30.0
@@ -120,12 +120,14 @@ class Machine:
         with contextlib.ExitStack() as undo:
             for disk in disks:
                 name = plug_id(disk)
-                self._monitor.send("blockdev-add", nest(block_nodes(disk, name, nbd)))
+                with _about(disk):
+                    self._monitor.send("blockdev-add", nest(block_nodes(disk, name, nbd)))
                 undo.callback(self._undo, "blockdev-del", {"node-name": name})
             undo.callback(self._release_again, plugged)
             for disk, place in zip(disks, places, strict=True):
                 name, serial = plug_id(disk), name_serial(disk)
-                self._monitor.execute("device_add", driver=place.driver, bus=place.bus, id=name, drive=name, serial=serial)
+                with _about(disk):
+                    self._monitor.execute("device_add", driver=place.driver, bus=place.bus, id=name, drive=name, serial=serial)
                 plugged.append(PluggedDisk(disk, name, serial, was_there=False))
             undo.pop_all()
         return plugged
@@ -233,6 +235,15 @@ class Machine:
 
 
 _RELEASES = frozenset({"DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"})
+
+
+@contextlib.contextmanager
+def _about(disk: AttachedDisk) -> Iterator[None]:
+    """QEMU does not say which disk it refuses."""
+    try:
+        yield
+    except QmpError as error:
+        raise type(error)(f"{disk.name}: {error}") from None
 
 
 def _texts(listed: object, first: str, second: str) -> Iterator[tuple[str, str]]:

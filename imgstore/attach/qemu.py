@@ -102,9 +102,8 @@ def block_nodes(disk: AttachedDisk, name: str, nbd: SocketAddress | None = None)
             "node-name": name if is_top else f"{name}-{depth}",
             "read-only": disk.read_only or not is_top,
             "file": {"driver": "file", "filename": _show(path)},
+            "backing": nodes[-1]["node-name"] if nodes else None,  # None: none, whatever the file says
         }
-        if nodes:
-            node["backing"] = nodes[-1]["node-name"]
         nodes.append(node)
     return nodes
 

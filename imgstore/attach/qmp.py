@@ -20,7 +20,6 @@ import msgspec
 
 from imgstore.errors import (
     DeniedError,
-    ImgstoreError,
     InUseError,
     InvalidError,
     NotFoundError,
@@ -35,16 +34,13 @@ ANSWER_SECONDS = 30.0
 """How long the machine may take for the greeting, and for an answer: opening a chain of a hundred files on a slow datastore is one."""
 
 _EVENTS_KEPT = 256
+_EVENT_MAX = 1 << 16  # bytes; QEMU's have some hundred
 _PIECE = 1 << 16
 _PATH_MAX = 107  # bytes, without the NUL; see unix(7)
 
 
-class QmpError(ImgstoreError):
-    """QEMU refuses a command, in its own words."""
-
-    def __init__(self, message: str, error_class: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.error_class = error_class
+class QmpError(Exception):
+    """QEMU refuses a command, in its own words: always together with a kind of ImgstoreError."""
 
 
 class QmpInvalidError(QmpError, InvalidError):
@@ -52,7 +48,7 @@ class QmpInvalidError(QmpError, InvalidError):
 
 
 class QmpNotFoundError(QmpError, NotFoundError):
-    """The machine has no such device or node."""
+    """The machine has no such device or node, or the server no such export."""
 
 
 class QmpInUseError(QmpError, InUseError):
@@ -61,6 +57,10 @@ class QmpInUseError(QmpError, InUseError):
 
 class QmpDeniedError(QmpError, DeniedError):
     """QEMU may not open the file: it often runs as another user."""
+
+
+class QmpUnavailableError(QmpError, UnavailableError):
+    """QEMU does not reach a server."""
 
 
 class QmpUnsupportedError(QmpError, UnsupportedError):
@@ -91,6 +91,7 @@ class QmpMonitor:
         self._searched = 0
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
         self._last_id = 0
+        self._lost = False
         self._socket = _connect(path, seconds)
         try:
             self._greet()
@@ -119,20 +120,16 @@ class QmpMonitor:
 
     def send(self, command: str, arguments: dict[str, Any]) -> Any:
         """As `execute`, with the names of arguments as they are."""
+        if self._lost:
+            raise UnavailableError(f"{self._path}: {command} was not sent: the machine does not answer any more")
         self._last_id += 1
         asked = {"execute": command, "arguments": arguments, "id": self._last_id}
-        deadline = time.monotonic() + self._seconds
-        with self._talking(deadline, f"{command} was not answered"):
-            self._socket.sendall(msgspec.json.encode(asked) + b"\n")
-        while True:
-            message = self._receive(deadline, f"{command} was not answered")
-            if "event" in message:
-                self._events.append(message)
-            elif "error" in message and message.get("id") in (self._last_id, None):
-                raise self._refusal(command, message["error"])
-            elif "return" in message and message.get("id") == self._last_id:
-                return message["return"]
-            # Else it is the answer to a command whose sender hung up before us.
+        self._lost = True
+        answer = self._ask(command, msgspec.json.encode(asked) + b"\n")
+        self._lost = False
+        if "error" in answer:
+            raise self._refusal(command, answer["error"])
+        return answer["return"]
 
     def wait_for(self, wanted: Callable[[str, dict[str, Any]], bool], seconds: float) -> tuple[str, dict[str, Any]] | None:
         """Waits for an event that is ``wanted``, by its name and its data; also one that was told while a command ran.
@@ -151,11 +148,9 @@ class QmpMonitor:
                 if isinstance(data, dict) and wanted(name, data):
                     return name, data
             try:
-                message = self._receive(deadline, "no event")
+                self._receive(deadline, "no event")
             except QmpTimeoutError:
                 return None
-            if "event" in message:
-                self._events.append(message)
 
     def _greet(self) -> None:
         deadline = time.monotonic() + self._seconds
@@ -167,17 +162,33 @@ class QmpMonitor:
             raise self._no_monitor("its first line is no greeting")
         self.send("qmp_capabilities", {})
 
+    def _ask(self, command: str, request: bytes) -> dict[str, Any]:
+        deadline = time.monotonic() + self._seconds
+        what = f"{command} was not answered"
+        with self._talking(deadline, what):
+            self._socket.sendall(request)
+        while True:
+            message = self._receive(deadline, what)
+            if "error" in message and message.get("id") in (self._last_id, None):
+                return message
+            if "return" in message and message.get("id") == self._last_id:
+                return message
+            # Else it is an event, or the answer to a command whose sender hung up before us.
+
     def _receive(self, deadline: float, what: str) -> dict[str, Any]:
-        """The next object that the machine sends."""
+        """The next object that the machine sends; events are kept, too."""
         while True:
             end = self._received.find(b"\n", self._searched)
             if end >= 0:
                 line = bytes(self._received[:end])
                 del self._received[: end + 1]
                 self._searched = 0
-                if line.strip():
-                    return self._decode(line)
-                continue
+                if not line.strip():
+                    continue
+                message = self._decode(line)
+                if "event" in message and len(line) <= _EVENT_MAX:
+                    self._events.append(message)
+                return message
             self._searched = len(self._received)
             if self._searched > LINE_MAX:
                 raise self._no_monitor(f"a line of more than {LINE_MAX} bytes")
@@ -199,7 +210,7 @@ class QmpMonitor:
     def _refusal(self, command: str, error: object) -> QmpError:
         described = error if isinstance(error, dict) else {}
         error_class, words = str(described.get("class", "GenericError")), str(described.get("desc", "no reason given"))
-        return _kind_of(error_class, words)(f"{self._path}: {command}: {words}", error_class)
+        return _kind_of(error_class, words)(f"{self._path}: {command}: {words}")
 
     def _no_monitor(self, why: str) -> InvalidError:
         return InvalidError(f"{self._path}: is no QMP monitor of QEMU: {why}")
@@ -230,6 +241,10 @@ def _kind_of(error_class: str, words: str) -> type[QmpError]:
     # The rest is GenericError, and told apart by what block/file-posix.c, block/nbd.c and errno say.
     if '" lock' in words or "using the image" in words:
         return QmpInUseError
+    if "export not available" in words:
+        return QmpNotFoundError
+    if "Failed to connect" in words:
+        return QmpUnavailableError
     if os.strerror(errno.EACCES) in words or os.strerror(errno.EPERM) in words:
         return QmpDeniedError
     return QmpInvalidError

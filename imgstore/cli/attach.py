@@ -10,10 +10,11 @@ import click
 
 from imgstore.cli import output
 from imgstore.cli.session import Session
+from imgstore.cli.vm_attach import attach_to_vm, detach_from_vm, device_names
 from imgstore.errors import InvalidError
 
 if TYPE_CHECKING:
-    from imgstore.attach.qemu import DeviceModel, SocketAddress
+    from imgstore.attach.qemu import DeviceModel
 
 _MODELS = ("virtio-blk-pci", "virtio-scsi", "nvme")
 
@@ -26,10 +27,21 @@ _MODELS = ("virtio-blk-pci", "virtio-scsi", "nvme")
 )
 @click.option("--device", type=click.Choice(_MODELS), help="What the guest sees a disk as.  [default: virtio-blk-pci]")
 @click.option("--nbd", metavar="ADDRESS", help="Reach them through imgstore nbd serve at unix:///PATH or tcp://HOST:PORT.")
+@click.option("--vm", metavar="URL", help="Add them to this machine of vSphere: vsphere://HOST/DATACENTER/vm/NAME, or its name.")
+@click.option("--make-volumes", is_flag=True, help="With --vm: make volumes that are not there, as large as the store's disks.")
+@click.option("--no-protect", is_flag=True, help="With --vm: let the vCenter destroy the machine while it has them.")
 @output.format_option
 @click.pass_obj
 def attach(
-    session: Session, names: tuple[str, ...], print_qemu: bool, qmp: Path | None, device: str | None, nbd: str | None
+    session: Session,
+    names: tuple[str, ...],
+    print_qemu: bool,
+    qmp: Path | None,
+    device: str | None,
+    nbd: str | None,
+    vm: str | None,
+    make_volumes: bool,
+    no_protect: bool,
 ) -> None:
     """Hand disks to a virtual machine.
 
@@ -40,16 +52,23 @@ def attach(
 
     With --qmp, plugs them into a machine that runs: -qmp unix:SOCKET,server=on,wait=off. It needs a free pcie-root-port for each, or a
     virtio-scsi-pci controller.
+
+    With --vm, adds them to a machine of vSphere, running or not, on paravirtual SCSI controllers; the store is one on a datastore there.
+    A container's disk is made by the platform, and its volumes are named by themselves.
     """
-    _check_targets({"--print-qemu": print_qemu, "--qmp": qmp is not None})
-    from imgstore.attach.qemu import DeviceModel, parse_nbd_address
+    _check_targets({"--print-qemu": print_qemu, "--qmp": qmp is not None, "--vm": vm is not None})
+    if vm is not None:
+        _check_goes_with("--vm", {"--device": device is not None, "--nbd": nbd is not None})
+        attach_to_vm(session, device_names(names), vm, make_volumes=make_volumes, protect=not no_protect)
+        return
+    _check_goes_with("--print-qemu and --qmp", {"--make-volumes": make_volumes, "--no-protect": no_protect})
+    from imgstore.attach.qemu import DeviceModel
 
     model = DeviceModel(device) if device else None
-    server = None if nbd is None else parse_nbd_address(nbd)
     if qmp is None:
-        _print_arguments(session, names, model, server)
+        _print_arguments(session, names, model, nbd)
     else:
-        _plug(session, names, qmp, model, server)
+        _plug(session, names, qmp, model, nbd)
 
 
 @click.command()
@@ -57,17 +76,24 @@ def attach(
 @click.option(
     "--qmp", metavar="SOCKET", type=click.Path(path_type=Path), help="Take them out of the machine that has this monitor."
 )
+@click.option(
+    "--vm", metavar="URL", help="Take them out of this machine of vSphere: vsphere://HOST/DATACENTER/vm/NAME, or its name."
+)
 @output.format_option
 @click.pass_obj
-def detach(session: Session, names: tuple[str, ...], qmp: Path | None) -> None:
-    """Take disks out of a virtual machine that runs.
+def detach(session: Session, names: tuple[str, ...], qmp: Path | None, vm: str | None) -> None:
+    """Take disks out of a virtual machine.
 
-    Unmount them in the guest first. A container's volumes go with it. What the machine does not have is fine.
+    Unmount them in the guest first, if it runs. With --qmp a container's volumes go with it. What the machine does not have is fine. No
+    file is removed.
     """
-    _check_targets({"--qmp": qmp is not None})
+    _check_targets({"--qmp": qmp is not None, "--vm": vm is not None})
+    if vm is not None:
+        detach_from_vm(session, device_names(names), vm)
+        return
     assert qmp is not None  # noqa: S101 - it is the only target
     with session.open_store(create=False) as store:
-        disks = store.unplug_disks(_device_names(names), qmp)
+        disks = store.unplug_disks(device_names(names), qmp)
     if session.json:
         output.print_json([{"name": str(each.disk.name), "was_there": each.was_there} for each in disks])
     else:
@@ -75,14 +101,15 @@ def detach(session: Session, names: tuple[str, ...], qmp: Path | None) -> None:
         output.print_table(("NAME", "STATUS"), rows)
 
 
-def _print_arguments(session: Session, names: tuple[str, ...], model: DeviceModel | None, nbd: SocketAddress | None) -> None:
-    from imgstore.attach.qemu import DeviceModel, boot_serials, qemu_arguments
+def _print_arguments(session: Session, names: tuple[str, ...], model: DeviceModel | None, nbd: str | None) -> None:
+    from imgstore.attach.qemu import DeviceModel, boot_serials, parse_nbd_address, qemu_arguments
 
+    server = None if nbd is None else parse_nbd_address(nbd)
     with session.open_store(create=False) as store:
-        disks = store.machine_disks(_device_names(names))
+        disks = store.machine_disks(device_names(names))
         if nbd is None:
             disks = store.ready_disks(disks)
-    words = qemu_arguments(disks, model=model or DeviceModel.VIRTIO_BLK, nbd=nbd)
+    words = qemu_arguments(disks, model=model or DeviceModel.VIRTIO_BLK, nbd=server)
     if session.json:
         shown = [
             {
@@ -99,9 +126,9 @@ def _print_arguments(session: Session, names: tuple[str, ...], model: DeviceMode
         output.print_line(shlex.join(words))
 
 
-def _plug(session: Session, names: tuple[str, ...], qmp: Path, model: DeviceModel | None, nbd: SocketAddress | None) -> None:
+def _plug(session: Session, names: tuple[str, ...], qmp: Path, model: DeviceModel | None, nbd: str | None) -> None:
     with session.open_store(create=False) as store:
-        plugged = store.plug_disks(_device_names(names), qmp, model=model, nbd=nbd)
+        plugged = store.plug_disks(device_names(names), qmp, model=model, nbd=nbd)
     if session.json:
         shown = [
             {
@@ -120,11 +147,6 @@ def _plug(session: Session, names: tuple[str, ...], qmp: Path, model: DeviceMode
         output.print_table(("NAME", "SERIAL", "STATUS"), rows)
 
 
-def _device_names(names: tuple[str, ...]) -> list[str]:
-    """What has no kind is a container."""
-    return [name if "/" in name else f"container/{name}" for name in names]
-
-
 def _check_targets(targets: dict[str, bool]) -> None:
     """Raises InvalidError unless exactly one of the options was given."""
     given = [option for option, is_given in targets.items() if is_given]
@@ -132,3 +154,10 @@ def _check_targets(targets: dict[str, bool]) -> None:
         raise InvalidError(f"where to is not said: {' or '.join(targets)} is needed")
     if len(given) > 1:
         raise InvalidError(f"{' and '.join(given)} exclude each other")
+
+
+def _check_goes_with(target: str, others: dict[str, bool]) -> None:
+    """Raises InvalidError if an option was given that says nothing with this target."""
+    for option, is_given in others.items():
+        if is_given:
+            raise InvalidError(f"{option} does not go with {target}")

@@ -108,7 +108,8 @@ def _explain(error: BaseException, session: Session) -> tuple[int, str, str, str
             return EXIT_CODES.get(kind_of(error), UNEXPECTED), error.code, str(error), error.hint
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "imgstore"
-            return EXIT_CODES[InvalidError], InvalidError.code, error.format_message(), f"{path} --help"
+            # Of an option with choices that is missing, click makes a list of several lines.
+            return EXIT_CODES[InvalidError], InvalidError.code, " ".join(error.format_message().split()), f"{path} --help"
         case KeyboardInterrupt():
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
             what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "standard input"
 _KEPT = "images and layers that were complete are kept, and will be neither pulled nor copied again"
 
+depth_option = click.option(
+    "--max-depth",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Merge disks there so that no image has more than N; for a store that is made, and fixed with it.",
+)
+
+form_option = click.option(
+    "--disk-format",
+    metavar="FORM",
+    help="hosted, a disk a layer; or stream-optimized, one disk an image, for platforms that import disks.",
+)
+
 
 @click.command()
 @click.option("-f", "--file", "file", metavar="FILE|-", required=True, help="The list of images, in YAML; - is standard input.")
@@ -42,6 +55,8 @@ _KEPT = "images and layers that were complete are kept, and will be neither pull
     metavar="OS/ARCH[/VARIANT]",
     help="For the images that ask for none in the list; else Linux on this machine's CPU.",
 )
+@depth_option
+@form_option
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Copy to so many datastores at once; else 3.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be pulled and copied.")
 @click.option("--keep-going", is_flag=True, help="Let the failure of one image or datastore not stop the others.")
@@ -55,6 +70,8 @@ def seed(
     file: str,
     datastores: tuple[str, ...],
     platform: str | None,
+    max_depth: int | None,
+    disk_format: str | None,
     jobs: int | None,
     dry_run: bool,
     keep_going: bool,
@@ -68,7 +85,9 @@ def seed(
     The first failure ends it; with --keep-going all else is done, and the exit code is 3.
     """
     images = _read_list(file)
-    places = [_target(session, datastore) for datastore in datastores]
+    places = {_target(session, datastore): datastore for datastore in datastores}
+    if len(places) < len(datastores):
+        raise InvalidError("a datastore is named twice")
     if dry_run:
         _show_plans(session, images, places, platform)
         return
@@ -77,12 +96,19 @@ def seed(
 
     with session.open_store(registries=options_of(session)) as store, progress_shown(session, quiet=quiet) as progress:
         report = store.seed(
-            images, places, platform=platform, jobs=jobs or JOBS_DEFAULT, keep_going=keep_going, progress=progress
+            images,
+            list(places),
+            platform=platform,
+            max_depth=max_depth,
+            disk_format=disk_format,
+            jobs=jobs or JOBS_DEFAULT,
+            keep_going=keep_going,
+            progress=progress,
         )
     if session.json:
         output.print_json(_describe_report(report))
     else:
-        _print_copies(report.copies)
+        _print_copies(report.copies, places)
     if report.failures:
         words = [
             f"{': '.join(filter(None, (failure.reference, failure.location)))}: {failure.error}" for failure in report.failures
@@ -94,11 +120,21 @@ def seed(
 @click.command("copy")
 @click.argument("references", metavar="REF...", nargs=-1)
 @click.option("--to", "datastore", metavar="DIR|URL", required=True, help="The store to copy to; made if there is none.")
+@depth_option
+@form_option
 @click.option("-a", "--all", "everything", is_flag=True, help="Copy all images of the store.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @output.format_option
 @click.pass_obj
-def copy(session: Session, references: tuple[str, ...], datastore: str, everything: bool, quiet: bool) -> None:
+def copy(
+    session: Session,
+    references: tuple[str, ...],
+    datastore: str,
+    max_depth: int | None,
+    disk_format: str | None,
+    everything: bool,
+    quiet: bool,
+) -> None:
     """Copy images of the store to a datastore.
 
     Only what is missing there is copied, each disk as it is. A REF that is a name is the name there too; an image that is given by its id
@@ -115,12 +151,12 @@ def copy(session: Session, references: tuple[str, ...], datastore: str, everythi
         wanted = [image.id for image in store.images()] if everything else list(dict.fromkeys(references))
         if len(references) == 1:
             store.image(references[0])  # before a datastore is made for nothing
-        with store.open_target(place) as target:
+        with store.open_target(place, max_depth=max_depth, disk_format=disk_format) as target:
             try:
                 do_each(wanted, lambda reference: copies.append(store.copy_image(reference, target, progress=progress)))
             finally:
                 if copies or sys.exc_info()[0] is None:
-                    _show_copies(session, copies)
+                    _show_copies(session, copies, {place: datastore})
 
 
 @click.command("ls-remote")
@@ -183,14 +219,14 @@ def _read_list(file: str) -> list[SeedImage]:
     return parse_seed_file(data, file)
 
 
-def _show_plans(session: Session, images: Sequence[SeedImage], places: Sequence[str], platform: str | None) -> None:
+def _show_plans(session: Session, images: Sequence[SeedImage], places: Mapping[str, str], platform: str | None) -> None:
     with _store_to_look_at(session) as store:
-        plans = store.plan_seed(images, places, platform=platform)
+        plans = store.plan_seed(images, list(places), platform=platform)
     if session.json:
         output.print_json([_describe_plan(plan) for plan in plans])
     else:
         rows = [
-            [plan.reference, _to_pull(plan), copy.location, str(copy.layers), str(copy.present_layers)]
+            [plan.reference, _to_pull(plan), places[copy.location], str(copy.layers), str(copy.present_layers)]
             for plan in plans
             for copy in plan.copies
             if not copy.problem
@@ -217,17 +253,18 @@ def _store_to_look_at(session: Session) -> ImageStore:
     return session.open_store(create=False, registries=options)
 
 
-def _show_copies(session: Session, copies: Sequence[CopyResult]) -> None:
+def _show_copies(session: Session, copies: Sequence[CopyResult], places: Mapping[str, str]) -> None:
     if session.json:
         output.print_json([_describe_copy(copy) for copy in copies])
     else:
-        _print_copies(copies)
+        _print_copies(copies, places)
 
 
-def _print_copies(copies: Sequence[CopyResult]) -> None:
+def _print_copies(copies: Sequence[CopyResult], places: Mapping[str, str]) -> None:
+    """A table. ``places`` has, for each location, what the user called it."""
     rows = [
         [
-            copy.location,
+            places.get(copy.location, copy.location),
             next((name for name in copy.references if "@" not in name), next(iter(copy.references), NONE)),
             short_id(copy.image_id),
             str(copy.copied_layers),

@@ -12,6 +12,7 @@ from imgstore.errors import InvalidError
 
 if TYPE_CHECKING:
     from imgstore.store import ImageStore
+    from imgstore.vsphere.login import VsphereLogin
     from registry_client.options import Options
 
 
@@ -56,7 +57,24 @@ class Session:
             gc.freeze()  # modules live to the end: collections need not look at them again
             gc.enable()
 
-        return ImageStore.open(location, create=create, registries=registries)
+        return ImageStore.open(location, create=create, registries=registries, vsphere=self.vsphere_login(location))
+
+    def vsphere_login(self, location: str) -> VsphereLogin | None:
+        """What govc's variables say of the login to a place on vSphere; None for a place elsewhere.
+
+        Raises:
+            InvalidError: the place or a variable makes no sense, or neither names a server.
+        """
+        if not config.is_vsphere_location(location):
+            return None
+        import warnings
+
+        from imgstore.vsphere.environment import login_for, read_login
+        from imgstore.vsphere.locations import parse_datastore
+
+        # The user said that any certificate will do; urllib3 would say on each run that this is no good idea.
+        warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+        return login_for(parse_datastore(location, read_login(self.environment)), self.environment)
 
     def start_debugging(self) -> None:
         """Sends the log of our own packages to standard error. Other packages stay silent: urllib3 would log URLs with secrets."""

@@ -133,7 +133,7 @@ def init(session: Session, disk_size: str | None, max_depth: int | None) -> None
     from imgstore.store import ImageStore
 
     session.kept = "there may be an empty store"
-    with ImageStore.create(location, disk_size=size, max_depth=max_depth):
+    with ImageStore.create(location, disk_size=size, max_depth=max_depth, vsphere=session.vsphere_login(location)):
         pass
     if session.json:
         output.print_json({"store": location, "disk_size": size, "max_depth": max_depth})

@@ -19,8 +19,9 @@ import contextlib
 import errno
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from imgstore import _fscompat  # noqa: F401  # before fs
 from imgstore.blocks import Bytes
@@ -40,6 +41,14 @@ from imgstore.errors import (
 from fs.base import FS  # isort: skip
 
 PART_SUFFIX = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of a storage, all of them and those that are free."""
+
+    total: int
+    free: int
 
 
 class StoredFile(abc.ABC):
@@ -171,7 +180,7 @@ class Staging(abc.ABC):
         Who has the old file open reads on in it. If it fails, what was moved already stays.
 
         Raises:
-            UnsupportedError: the datastore cannot do that.
+            UnsupportedError: the datastore cannot do that (`Datastore.can_replace`).
             NoSpaceError, UnavailableError: as `publish`.
         """
         raise UnsupportedError("a file of this datastore cannot be replaced in one step")
@@ -192,9 +201,13 @@ class Datastore(abc.ABC):
 
     Attributes:
         fs: the PyFilesystem2 view of the same files, for those who bring their own tools.
+        can_replace: whether a staging can `Staging.replace` files.
+        platform_disks: the disks of containers are made and written by the platform that runs them, and never by us.
     """
 
     fs: FS
+    can_replace: ClassVar[bool] = False
+    platform_disks: ClassVar[bool] = False
 
     @abc.abstractmethod
     def open(self, path: str) -> StoredFile:
@@ -306,6 +319,19 @@ class Datastore(abc.ABC):
     def usage(self, path: str = "") -> int:
         """Bytes of storage that a file, or a directory with all that is in it, takes: holes do not count."""
 
+    def remove_platform_disk(self, path: str) -> None:
+        """Removes a disk that the platform made, with all its files, where ``platform_disks`` is set.
+
+        Raises:
+            NotFoundError: there is none.
+            InUseError: a machine has it open; nothing was removed.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def files_in_use(self) -> frozenset[str]:
+        """Paths of the files that virtual machines have as disks, running or not, where ``platform_disks`` is set."""
+        return frozenset()
+
     @abc.abstractmethod
     def usages(self, directory: str) -> dict[str, int]:
         """Bytes of storage that each file in a directory takes, by name; none where there is no directory.
@@ -326,6 +352,25 @@ class Datastore(abc.ABC):
     @abc.abstractmethod
     def local_path(self, path: str) -> Path | None:
         """Where programs on this machine find the file, or None if they cannot."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, as people name it: a directory, ``vsphere://`` or ``mem://``."""
+        root = self.local_path("")
+        return "mem://" if root is None else str(root)
+
+    @property
+    def prefix(self) -> str:
+        """What makes a path one that people and the platform can use: ``/directory/``, ``[DATASTORE] directory/`` or nothing."""
+        root = self.local_path("")
+        return "" if root is None else f"{root}/"
+
+    def space(self) -> Space | None:
+        """How much the storage below it has; None where nobody can say."""
+        return None
+
+    def check_live(self) -> None:  # noqa: B027 - most can
+        """Raises UnsupportedError where `create` and `open_live` do: containers and volumes cannot be there."""
 
     @abc.abstractmethod
     def close(self) -> None:

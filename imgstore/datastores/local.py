@@ -13,6 +13,7 @@ from pathlib import Path
 
 from imgstore.datastores.datastore import (
     Datastore,
+    Space,
     Staging,
     StoredFile,
     is_private,
@@ -51,6 +52,8 @@ class LocalDatastore(Datastore):
     Raises:
         NotFoundError: no such directory.
     """
+
+    can_replace = True
 
     def __init__(self, directory: Path | str, *, create: bool = False) -> None:
         self._directory = Path(directory).absolute()
@@ -225,6 +228,11 @@ class LocalDatastore(Datastore):
 
     def local_path(self, path: str) -> Path:
         return self._directory.joinpath(*split_path(path))
+
+    def space(self) -> Space:
+        with named_errors(str(self._directory), "measure its file system"):
+            found = shutil.disk_usage(self._directory)
+        return Space(found.total, found.free)
 
     def close(self) -> None:
         with self._lock:

@@ -35,6 +35,8 @@ class MemoryDatastore(Datastore):
     A published file can be altered through ``fs``, which knows no modes.
     """
 
+    can_replace = True
+
     def __init__(self) -> None:
         self.fs = memoryfs.MemoryFS()
         self._owner = secrets.token_hex(6)

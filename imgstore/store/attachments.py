@@ -9,7 +9,7 @@ from pathlib import Path
 from imgstore import layout
 from imgstore.attach.attachment import AttachedDisk
 from imgstore.attach.machine import RELEASE_SECONDS, Machine, PluggedDisk, UnpluggedDisk, plug_id
-from imgstore.attach.qemu import DeviceModel, SocketAddress
+from imgstore.attach.qemu import DeviceModel, parse_nbd_address
 from imgstore.attach.qmp import QmpMonitor
 from imgstore.containers import marker_of
 from imgstore.datastores.datastore import Datastore
@@ -62,24 +62,26 @@ class Attachments(StoreCore):
         return [replace(disk, chain=self._open_files(disk.name)) for disk in disks]
 
     def plug_disks(
-        self, names: Iterable[str], monitor: Path, *, model: DeviceModel | None = None, nbd: SocketAddress | None = None
+        self, names: Iterable[str], monitor: Path, *, model: DeviceModel | None = None, nbd: str | None = None
     ) -> list[PluggedDisk]:
         """Gives disks to a machine that runs under QEMU: all of them, or none. Those that it has are left as they are.
 
         Args:
             names: as `machine_disks` has them.
             monitor: the Unix socket of its QMP monitor, which nobody else uses meanwhile.
-            model, nbd: as `Machine.plug` has them.
+            model: None: virtio-blk-pci where there is room on PCI, else virtio-scsi.
+            nbd: the server that the machine reaches them by, as `parse_nbd_address` reads it; None: by their files.
 
         Raises what `machine_disks`, `ready_disks`, `QmpMonitor` and `Machine.plug` raise.
         """
         disks = self.machine_disks(names)
+        server = None if nbd is None else parse_nbd_address(nbd)
         with QmpMonitor(monitor) as connection:
             machine = Machine(connection)
             there = machine.find(disks)
             lacking = [disk for disk in disks if plug_id(disk) not in there]
             machine.forget(lacking)
-            plugged = machine.plug(lacking if nbd else self.ready_disks(lacking), model, nbd)
+            plugged = machine.plug(self.ready_disks(lacking) if server is None else lacking, model, server)
         every = there | {disk.id: disk for disk in plugged}
         return [every[plug_id(disk)] for disk in disks]
 

@@ -44,6 +44,7 @@ class Chains(StoreCore):
             InvalidError: ``depth`` is none.
             NoSpaceError: the copy does not fit the datastore, or the quota.
             CorruptError: a disk is damaged.
+            UnsupportedError: the datastore cannot replace files, as vSphere's cannot.
             StoppedError: ``stop`` was set.
         """
         wanted = (self._max_depth or 1) if depth is None else depth

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from imgstore import gc, layout
+from imgstore import gc
 from imgstore.answers import Container, Mount
 from imgstore.container_filters import parse_list_filters, parse_prune_filters
 from imgstore.container_volumes import remove_anonymous
@@ -121,7 +121,10 @@ class Containers(Contents):
         Raises:
             NotFoundError: there is no such container, or a disk is missing.
         """
-        path = layout.container_disk(self._containers.find(reference).id)
+        container = self._containers.find(reference)
+        path = self._containers.disk(container.id)
+        if self._datastore.platform_disks:
+            return [*self._listing.image(self._images.find(container.image_id)).disks, self._shown(path)]
         with contextlib.suppress(InUseError):  # who has it open has ended what was cut off
             self._live_disks.recover(path)
         with open_chain(self._datastore.open, path) as chain:

@@ -14,6 +14,7 @@ from imgstore.ext4.paths import resolve_path
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.layers.tar_writer import write_tar
 from imgstore.store.core import StoreCore
+from imgstore.vmdk.chain import Chain
 
 
 class Contents(StoreCore):
@@ -24,8 +25,9 @@ class Contents(StoreCore):
 
         On a local datastore they are absolute and can be given to a hypervisor, read-only; else they are paths on the datastore.
         """
-        with self._chain(reference) as chain:
-            return [self._shown(file.path) for file in chain.files]
+        with self._open_view(reference) as chain:
+            paths = [file.path for file in chain.files] if isinstance(chain, Chain) else [chain.path]
+        return [self._shown(path) for path in paths]
 
     def status(self, reference: str, path: str | bytes) -> FileStatus:
         """What the file system of the image says of a file; a symbolic link is not followed.
@@ -89,12 +91,11 @@ class Contents(StoreCore):
 
     @contextlib.contextmanager
     def _file_system(self, reference: str) -> Iterator[FileSystem]:
-        with self._chain(reference) as chain:
+        with self._open_view(reference) as chain:
             yield FileSystem(chain)
 
     def _shown(self, path: str) -> str:
-        local = self._datastore.local_path(path)
-        return path if local is None else str(local)
+        return self._datastore.prefix + path
 
 
 def _inside(path: str | bytes) -> bytes:

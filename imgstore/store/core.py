@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog
-from imgstore.config import DEFAULT_DISK_SIZE
+from imgstore.config import DEFAULT_DISK_SIZE, is_vsphere_location
 from imgstore.containers import Containers
 from imgstore.copies.trees import ContainerTrees
 from imgstore.datastores.datastore import Datastore
@@ -25,18 +25,31 @@ from imgstore.intake import NAMES, Intake
 from imgstore.leases import FileLeases, Leases, MemoryLeases, held
 from imgstore.listing import Listing
 from imgstore.live_disks import LiveDisks
-from imgstore.location import LEASES, check_depth, check_disk_size, directory_of, make_store, open_catalog
+from imgstore.location import (
+    LEASES,
+    check_depth,
+    check_disk_size,
+    directory_of,
+    make_store,
+    mark_store,
+    open_catalog,
+    open_vsphere,
+)
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.quota import Quota
 from imgstore.rebuild import RebuildReport, rebuild
 from imgstore.stop import Stop
 from imgstore.store.shared_chains import SharedChains
 from imgstore.vmdk.chain import Chain
+from imgstore.vmdk.stack import OpenDisks
 from imgstore.volume_stores import VolumeStores
 from imgstore.volumes import Volumes
 from registry_client.credentials import Credential
 from registry_client.options import Options
 from registry_client.server import Connections
+
+if TYPE_CHECKING:
+    from imgstore.vsphere.login import VsphereLogin
 
 
 class StoreCore:
@@ -83,41 +96,62 @@ class StoreCore:
         self._connections = Connections(registries)
 
     @classmethod
-    def open(cls, location: str, *, create: bool = True, registries: Options | None = None) -> Self:
+    def open(
+        cls,
+        location: str,
+        *,
+        create: bool = True,
+        registries: Options | None = None,
+        vsphere: VsphereLogin | None = None,
+    ) -> Self:
         """Opens the store at ``location``.
 
         Args:
-            location: a directory, ``file://`` or ``osfs://`` with one, or ``mem://`` for a store that vanishes with this object.
+            location: a directory, ``file://`` or ``osfs://`` with one; ``mem://`` for a store that vanishes with this object; or a
+                directory on vSphere: ``vsphere://HOST/DATACENTER/DATASTORE/path``, ``ds://DATASTORE/path``, ``[DATASTORE] path``.
             create: make it, with the default disk size, if there is none; the directory must be missing or empty then.
             registries: how to reach registries; None: as the files of docker, podman and containerd say.
+            vsphere: who logs in to vSphere, and the server and datacenter of a location that names none.
 
         What processes that were killed left behind is removed, and the catalog is made again from the datastore if they could have
-        left it behind that, or if it is missing, of another version, or no catalog at all.
+        left it behind that, or if it is missing, of another version, or no catalog at all. On vSphere the catalog is made anew each time,
+        nothing is removed, and one process at a time may change the store: nobody there tells whether others do.
 
         Raises:
             NotFoundError: there is none, and ``create`` is False.
             InvalidError: the directory holds something else.
             UnsupportedError: a newer imgstore made it, or no datastore of ours is reached that way.
+            DeniedError: vSphere does not let us in.
+            UnavailableError: it does not answer.
         """
-        return cls._open(location, disk_size=DEFAULT_DISK_SIZE if create else None, registries=registries)
+        return cls._open(location, disk_size=DEFAULT_DISK_SIZE if create else None, registries=registries, vsphere=vsphere)
 
     @classmethod
-    def create(cls, location: str, *, disk_size: int = DEFAULT_DISK_SIZE, max_depth: int | None = None) -> Self:
+    def create(
+        cls,
+        location: str,
+        *,
+        disk_size: int = DEFAULT_DISK_SIZE,
+        max_depth: int | None = None,
+        vsphere: VsphereLogin | None = None,
+    ) -> Self:
         """Makes a store.
 
         Args:
             disk_size: capacity of all its disks in bytes, for good: a multiple of 64 KiB, at least 64 MiB.
             max_depth: how many disks the chain of an image may have, the scratch disk counted, for good: of one that would have more the
                 lowest are merged before it gets its name. None: any number.
+            vsphere: as for `open`.
 
         Raises:
             AlreadyExistsError: there is one.
             InvalidError: the directory holds something else, or the size or the depth is none.
+            UnsupportedError: a depth for a store on vSphere, where no disk can be replaced in one step.
         """
         check_disk_size(disk_size)
         if max_depth is not None:
             check_depth(max_depth)
-        return cls._open(location, disk_size=disk_size, max_depth=max_depth, exclusive=True)
+        return cls._open(location, disk_size=disk_size, max_depth=max_depth, exclusive=True, vsphere=vsphere)
 
     @classmethod
     def _open(
@@ -128,8 +162,11 @@ class StoreCore:
         max_depth: int | None = None,
         exclusive: bool = False,
         registries: Options | None = None,
+        vsphere: VsphereLogin | None = None,
     ) -> Self:
         options = registries or Options()
+        if is_vsphere_location(location):
+            return cls._open_remote(open_vsphere(location, vsphere), disk_size, max_depth, exclusive, options)
         directory = directory_of(location)
         if directory is None:
             marker = markers.StoreMarker(str(uuid.uuid4()), disk_size or DEFAULT_DISK_SIZE, max_depth)
@@ -161,10 +198,32 @@ class StoreCore:
             undo.pop_all()
         return store
 
+    @classmethod
+    def _open_remote(
+        cls, datastore: Datastore, disk_size: int | None, max_depth: int | None, exclusive: bool, options: Options
+    ) -> Self:
+        """A store whose datastore alone is shared: catalog and leases are in memory. Others may be writing, so nothing is tidied."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(datastore.close)
+            try:
+                data = datastore.read_bytes(layout.STORE, markers.LIMIT)
+            except NotFoundError:
+                if disk_size is None:
+                    raise NotFoundError(f"{datastore.location}: there is no store", hint="imgstore init makes one") from None
+                data = mark_store(datastore, disk_size, max_depth)
+            else:
+                if exclusive:
+                    raise AlreadyExistsError(f"{datastore.location}: there is a store already")
+            marker = markers.decode(markers.StoreMarker, data, datastore.prefix + layout.STORE)
+            store = cls(datastore, Catalog(None), MemoryLeases(), marker, None, options)
+            rebuild(store._catalog, store._disks, store._images, store._containers)
+            undo.pop_all()
+        return store
+
     @property
     def location(self) -> str:
-        """Where the store is: its directory, absolute, or ``mem://``."""
-        return "mem://" if self._directory is None else str(self._directory)
+        """Where the store is: its directory, absolute, or a URL: ``mem://``, ``vsphere://``."""
+        return self._datastore.location
 
     def close(self) -> None:
         """Gives everything back. The store is unusable afterwards; a second call does nothing."""
@@ -237,3 +296,10 @@ class StoreCore:
         image = self._images.find(reference)
         with self._disks.open_chain([layer.chain_id for layer in image.layers]) as chain:
             yield chain
+
+    @contextlib.contextmanager
+    def _open_view(self, reference: str) -> Iterator[OpenDisks]:
+        """What an image shows, of whatever form its disks are."""
+        image = self._images.find(reference)
+        with self._disks.open_view([layer.chain_id for layer in image.layers]) as disks:
+            yield disks

@@ -12,8 +12,8 @@ from imgstore.device_names import DeviceName, parse_device_name
 from imgstore.disk_files import write_disk_files
 from imgstore.errors import InvalidError
 from imgstore.store.core import StoreCore
-from imgstore.vmdk.chain import Chain
 from imgstore.vmdk.formats import DiskFormat, data_ranges
+from imgstore.vmdk.stack import OpenDisks
 
 
 class DiskExports(StoreCore):
@@ -52,11 +52,11 @@ class DiskExports(StoreCore):
             return write_disk_files(target, form, chain, data_ranges(chain), cid=chain.cid)
 
     @contextlib.contextmanager
-    def _shown_chain(self, name: DeviceName) -> Iterator[Chain]:
+    def _shown_chain(self, name: DeviceName) -> Iterator[OpenDisks]:
         with contextlib.ExitStack() as stack:
             match name.kind:
                 case "image":
-                    chain = stack.enter_context(self._chain(name.reference))
+                    chain = stack.enter_context(self._open_view(name.reference))
                 case "container":
                     container = self._containers.find(name.reference)
                     chain = stack.enter_context(self._live_disks.read(layout.container_disk(container.id)))

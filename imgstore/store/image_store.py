@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 
 from imgstore import gc, layout
@@ -33,13 +32,16 @@ from imgstore.store.devices import Devices
 from imgstore.store.disk_exports import DiskExports
 from imgstore.store.seeds import Seeds
 from imgstore.store.transfers import parse_config
+from imgstore.store.vm_attachments import VmAttachments
 from imgstore.store.volumes import Volumes
 
 _PRUNE = "prune"
 """Lease of the only prune."""
 
 
-class ImageStore(Seeds, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices, Chains, DiskExports):
+class ImageStore(
+    Seeds, Archives, ContainerCommits, ContainerFiles, Volumes, Attachments, Devices, Chains, DiskExports, VmAttachments
+):
     """A store: images, the disks that show them, containers on these, and volumes. Make one with `open` or `create`.
 
     Several processes may use one directory.
@@ -171,7 +173,7 @@ class ImageStore(Seeds, Archives, ContainerCommits, ContainerFiles, Volumes, Att
         sizes = self._listing.layer_sizes()
         scratch = self._usage(f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}")
         scratch += self._usage(f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}")
-        free = None if self._directory is None else shutil.disk_usage(self._directory).free
+        space = self._datastore.space()
         catalog = sum(file.stat().st_blocks * 512 for file in self._directory.glob(f"{CATALOG}*")) if self._directory else 0
         return Usage(
             images=self._listing.usages(sizes),
@@ -185,14 +187,14 @@ class ImageStore(Seeds, Archives, ContainerCommits, ContainerFiles, Volumes, Att
             volumes=sum(store.volumes for store in self.volume_stores()),
             volume_bytes=self._volumes.used_bytes(),
             staged_bytes=sum(self._usage(path) for path in self._datastore.parts(layout.DISKS)),
-            free_bytes=free,
+            free_bytes=None if space is None else space.free,
             capacity=self._disks.capacity,
         )
 
     def info(self) -> StoreInfo:
         """What the store is, and how much of what it has: a few queries, however much that is."""
         images, layers, shared = self._catalog.counts()
-        space = None if self._directory is None else shutil.disk_usage(self._directory)
+        space = self._datastore.space()
         return StoreInfo(
             id=self._id,
             directory=self._directory,

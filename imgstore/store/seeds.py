@@ -16,14 +16,15 @@ from imgstore.datastores.local import LocalDatastore
 from imgstore.errors import ImgstoreError, InvalidError, NotFoundError
 from imgstore.images import names_id, parse_reference
 from imgstore.leases import MemoryLeases
-from imgstore.location import directory_of
+from imgstore.location import check_depth, directory_of
 from imgstore.progress import ProgressSink, ignore
 from imgstore.rebuild import rebuild
 from imgstore.registries import translated
 from imgstore.seed_files import SeedImage
-from imgstore.seeding import Side, check_same_size, copy_image, files_of, missing_layers
+from imgstore.seeding import Side, check_same_size, copy_image, files_of, missing_layers, parse_target_form
 from imgstore.stop import Stop, StoppedError
 from imgstore.store.transfers import Transfers
+from imgstore.vmdk.formats import DiskFormat
 from registry_client.credentials import Credential
 from registry_client.options import Options
 from registry_client.platform import Platform
@@ -38,17 +39,36 @@ JOBS_DEFAULT = 3
 class Seeds(Transfers):
     """The methods of an `ImageStore` that bring its images to other stores."""
 
-    def open_target(self, location: str) -> Self:
+    _form = DiskFormat.HOSTED
+    """Of the disks that are copied to this store."""
+
+    def open_target(self, location: str, *, max_depth: int | None = None, disk_format: str | None = None) -> Self:
         """Opens the store that images are to be copied to; makes it, with the disk size of this one, if there is none.
 
+        Args:
+            max_depth: how many disks the chain of an image may have there, as `create` takes it; a store that is there must have been made
+                with it. None: what the store was made with.
+            disk_format: ``hosted``, a disk a layer, or ``stream-optimized``, one disk an image, beside its top layer, for platforms
+                that import disks: on those no container can be made there, and nothing be pushed from there. All disks of a store
+                have one form. None: hosted.
+
         Raises:
-            InvalidError: its disks have another size; it is this store; the directory holds something else.
+            InvalidError: no such form; its disks have another size, or it has another largest depth; it is this store; the directory
+                holds something else.
+            UnsupportedError: disks are not copied in this form.
             Otherwise what `open` raises.
         """
         self._check_elsewhere(location)
-        target = type(self)._open(location, disk_size=self._disks.capacity, registries=self._registries)
+        form = None if disk_format is None else parse_target_form(disk_format)
+        if max_depth is not None:
+            check_depth(max_depth)
+        target = type(self)._open(location, disk_size=self._disks.capacity, max_depth=max_depth, registries=self._registries)
+        target._form = form or DiskFormat.HOSTED
         try:
             check_same_size(self._disks, target._disks, target.location)
+            if max_depth not in (None, target._max_depth):
+                had = target._max_depth or "any number of"
+                raise InvalidError(f"{target.location}: was made for chains of {had} disks, not {max_depth}")
         except BaseException:
             target.close()
             raise
@@ -87,6 +107,8 @@ class Seeds(Transfers):
         locations: Sequence[str],
         *,
         platform: str | None = None,
+        max_depth: int | None = None,
+        disk_format: str | None = None,
         jobs: int = JOBS_DEFAULT,
         keep_going: bool = False,
         credential: Credential | None = None,
@@ -102,6 +124,7 @@ class Seeds(Transfers):
             images: what ``imgstore.seed_files.parse_seed_file`` returns.
             locations: of the stores; made, with the disk size of this one, where there are none.
             platform: for the images that ask for none; None: Linux on this machine's architecture.
+            max_depth, disk_format: as for `open_target`.
             jobs: how many datastores are copied to at once.
             keep_going: go on with all else after a failure, and report it; else the first failure ends all, and is raised.
             credential, progress, stop: as for `pull`.
@@ -117,7 +140,7 @@ class Seeds(Transfers):
             targets: list[Seeds] = []
             for location in self._distinct(locations):
                 with run.attempt("", location):
-                    targets.append(stack.enter_context(self.open_target(location)))
+                    targets.append(stack.enter_context(self.open_target(location, max_depth=max_depth, disk_format=disk_format)))
             pulls: list[PullResult] = []
             for image in images:
                 with run.attempt(image.reference, ""):
@@ -218,7 +241,17 @@ class Seeds(Transfers):
 
     def _side(self) -> Side:
         return Side(
-            self.location, self._datastore, self._catalog, self._leases, self._disks, self._images, self._quota, self._tidy
+            self.location,
+            self._datastore,
+            self._catalog,
+            self._leases,
+            self._disks,
+            self._images,
+            self._quota,
+            self._flattening,
+            self._max_depth,
+            self._form,
+            self._tidy,
         )
 
     def _names_of(self, reference: str, image: ImageRow) -> list[ReferenceRow]:

@@ -304,9 +304,7 @@ def _shown(found: FoundVolume, size: int, users: Sequence[str]) -> Volume:
     marker, store = found.marker, found.store
 
     def path(disk: str) -> str:
-        inside = layout.volume_disk(disk)
-        local = store.datastore.local_path(inside)
-        return inside if local is None else str(local)
+        return store.datastore.prefix + layout.volume_disk(disk)
 
     return Volume(
         name=marker.name,

@@ -10,7 +10,7 @@ A grain is one sector, as ESX makes them: then no grain has to be completed from
 tables only where there are grains. A disk that a guest is to write through QEMU would need all of them, 64 MiB for 8 GiB, for QEMU adds
 none; but what we write is a layer, which nobody writes any more, and ESXi makes the guest's disk above it itself.
 
-Source: VMware "Virtual Disk Format 5.0" section 1.4 (ESX Server sparse extents); libvmdk, "VMware Virtual Disk Format (VMDK)", section 5.
+Source: VMware "Virtual Disk Format 5.0", "ESXi Host Sparse Extents".
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ MAX_CAPACITY = (1 << 32) - 1
 """Sectors: the header and the tables count in 32 bits."""
 
 _HEADER_SECTORS = 4
+_GRAIN_SIZES = tuple(1 << shift for shift in range(12))
+"""Sectors: up to 1 MiB."""
+
+_BLOCK = 8
+"""Sectors: blocks of 4 KiB, of the file system below."""
+
 _ALIGNMENT = 128
 """Tables and grains begin at a multiple of 64 KiB, for those below us that like that."""
 
@@ -76,10 +82,15 @@ class CowdLink(SparseLink):
             raise UnsupportedError(
                 f"{file.path}, CowdHeader at byte {CowdHeader.offset_of('version')}: version is {header.version}, only 1 is read"
             )
-        if header.grain_size not in (1, 2, 4, 8, 16, 32, 64, 128):
+        if header.grain_size not in _GRAIN_SIZES:
             raise CorruptError(
                 f"{file.path}, CowdHeader at byte {CowdHeader.offset_of('grain_size')}: grain_size is {header.grain_size}, "
-                "not a power of two up to 128"
+                f"not a power of two up to {_GRAIN_SIZES[-1]}"
+            )
+        if header.free_sector * SECTOR > file.size:
+            raise CorruptError(
+                f"{file.path}, CowdHeader at byte {CowdHeader.offset_of('free_sector')}: free_sector is {header.free_sector}, "
+                f"of a file of {file.size} bytes: it was cut off"
             )
         super().__init__(path, file, descriptor, grain_sectors=header.grain_size, table_entries=TABLE_ENTRIES)
         self.check_capacity(header.capacity, CowdHeader.offset_of("capacity"))
@@ -142,7 +153,7 @@ class _Writer:
         self._capacity = capacity
         self._directory = array("I", bytes(4 * -(-capacity // TABLE_ENTRIES)))
         directory_sectors = -(-len(self._directory) * 4 // SECTOR)
-        self._next = -(-(_HEADER_SECTORS + directory_sectors) // _ALIGNMENT) * _ALIGNMENT
+        self._next = _round_up(_HEADER_SECTORS + directory_sectors, _ALIGNMENT)
         self._number = -1
         self._table = array("I")
 
@@ -164,7 +175,7 @@ class _Writer:
         self._end_table()
         self._number = number
         self._table = array("I", bytes(4 * TABLE_ENTRIES))
-        self._next = -(-self._next // 8) * 8  # blocks of 4 KiB
+        self._next = _round_up(self._next, _BLOCK)
         self._directory[number] = self._next
         self._next += TABLE_SECTORS
 
@@ -175,6 +186,11 @@ class _Writer:
     def finish(self) -> None:
         self._end_table()
         self._file.pwrite(_HEADER_SECTORS * SECTOR, numbers_to_bytes(self._directory))
-        self._file.truncate(self._next * SECTOR)
+        # The next free sector must be inside the file.
+        self._file.truncate(_round_up(self._next + 1, _BLOCK) * SECTOR)
         header = CowdHeader(capacity=self._capacity, directory_entries=len(self._directory), free_sector=self._next)
         self._file.pwrite(0, header.to_bytes())
+
+
+def _round_up(sectors: int, unit: int) -> int:
+    return -(-sectors // unit) * unit

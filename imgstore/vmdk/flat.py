@@ -2,7 +2,7 @@
 
 ``monolithicFlat`` is the form of hosted products, ``vmfs`` that of ESXi; they differ in a word. Neither can have a parent.
 
-Source: VMware "Virtual Disk Format 5.0" section 1.2.
+Source: VMware "Virtual Disk Format 5.0", "Simple Extents".
 """
 
 from __future__ import annotations

@@ -90,9 +90,10 @@ class GuestDisk(InPlaceDevice):
             self._check_alive()
             if not self._began:
                 return
-            with self._placing:
-                entries, self._pending = self._pending, {}
+            entries: dict[int, int] = {}
             try:
+                with self._placing:
+                    entries, self._pending = self._pending, entries
                 self._sync()
                 if entries:
                     self._set_entries(self._directories[0], entries)

@@ -2,7 +2,8 @@
 
 ``hosted`` reads those that imgstore writes; this reads what the specification allows.
 
-Source: VMware "Virtual Disk Format 5.0" section 1.3; open-vmdk ``sparse.c`` for the bounds; QEMU ``block/vmdk.c`` for zeroed grains.
+Source: VMware "Virtual Disk Format 5.0", "Hosted Sparse Extents"; open-vmdk ``sparse.c`` for the bounds; QEMU ``block/vmdk.c`` for zeroed
+grains.
 """
 
 from __future__ import annotations

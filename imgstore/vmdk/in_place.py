@@ -82,7 +82,7 @@ class InPlaceDevice(abc.ABC):
 
     @abc.abstractmethod
     def _note_placed(self, grain: int, count: int, sector: int) -> None:
-        """Called when grains got a place and have their contents, by who holds ``_placing``."""
+        """Called when grains have a place and their contents there, before they are read there, by who holds ``_placing``."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes at ``offset``.
@@ -260,10 +260,10 @@ class InPlaceDevice(abc.ABC):
             self._file.truncate(sector * SECTOR)  # the next ones there count on a hole
             self._end = sector
             raise
-        with self._map_lock:
-            self._map.assign(first, end - first, self._disk, sector)
         self._end = after
         self._note_placed(first, end - first, sector)
+        with self._map_lock:
+            self._map.assign(first, end - first, self._disk, sector)
 
 
 def _place_of(run: Run, offset: int) -> int:

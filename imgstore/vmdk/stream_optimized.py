@@ -13,7 +13,7 @@ As VMware writes them, in sectors of 512 bytes::
 What is no grain has a marker of a whole sector: u64 sectors that follow, u32 0, u32 type. QEMU and open-vmdk put directory and tables in
 front of the grains; those are read, too.
 
-Source: VMware "Virtual Disk Format 5.0" section 1.6 (stream-optimized compressed sparse extents); RFC 1950.
+Source: VMware "Virtual Disk Format 5.0", "Stream-Optimized Compressed Sparse Extents"; RFC 1950, which is what all writers mean by deflate.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgstore import layout
-from tests.bench import containers, contenders, image, loop, nbd, promises, report
+from tests.bench import containers, contenders, image, loop, nbd, promises, report, seeding
 from tests.bench.containers import ContainerBench
 from tests.bench.contenders import Command
 from tests.bench.contest import Contest, say
@@ -31,7 +31,7 @@ from tests.bench.registry import DockerRegistry
 from tests.bench.report import Figures
 
 CONTENDERS = ("floor", "imgstore", "docker", "ctr", "qemu", "kernel")
-IMAGE_PARTS = ("pull", "save", "load", "push", "list")
+IMAGE_PARTS = ("pull", "seed", "save", "load", "push", "list")
 CONTAINER_PARTS = ("create", "diff", "copy", "volume", "commit")
 PARTS = (*IMAGE_PARTS, *CONTAINER_PARTS, "nbd")
 REPORT = Path("docs/internals/performance.md")
@@ -124,6 +124,8 @@ class Bench:
             return
         promises.check_recipes(command.store, self._figures)
         promises.check_space(command.store, self._layout, self._figures)
+        if "seed" in parts:
+            seeding.hold(command, reference, self._scratch, self._rounds, self._figures)
         if "save" in parts:
             self._save(reference, command)
         if "load" in parts or "push" in parts:

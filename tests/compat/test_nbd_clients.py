@@ -187,7 +187,8 @@ def test_exports_that_are_chosen(store: ImageStore, tmp_path: Path) -> None:
         server = stack.enter_context(nbd_server(store, names=[CONTAINER], read_only=True))
         (export,) = nbdinfo("--list", server.uri(""))["exports"]
         assert (export["export-name"], export["is_read_only"]) == (CONTAINER, True)
-        assert nbdinfo(server.uri(""))["exports"][0]["is_read_only"]
+        assert nbdinfo(server.uri(""))["exports"][0]["can_multi_conn"]
+        run("nbdcopy", "--connections=4", server.uri(""), "null:")
         assert run("nbdinfo", server.uri(VOLUME), check=False).returncode != 0
         assert b"Permission denied" in run("qemu-io", "-f", "raw", "-c", "write 0 512", server.uri(""), check=False).stderr
     assert [name for name, _ in Exports(store).list()] == [f"{IMAGE}:latest".encode(), CONTAINER.encode(), VOLUME.encode()]

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 import tempfile
 import threading
+import time
 import unittest
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imgstore.datastores import Datastore, LocalDatastore, MemoryDatastore
 from imgstore.datastores.datastore import list_names
-from imgstore.errors import AlreadyExistsError, CorruptError, InUseError, InvalidError, NotFoundError
+from imgstore.datastores.vsphere import VsphereDatastore
+from imgstore.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    DeniedError,
+    InUseError,
+    InvalidError,
+    NotFoundError,
+    UnsupportedError,
+)
+from imgstore.vsphere.locations import parse_datastore
+from tests.disks import read_ready
+from tests.servers.vcsim import Vcsim, vcsim
 
 from fs.base import FS  # isort: skip
 from fs.test import FSTestCases  # isort: skip
 
-KINDS: dict[str, Callable[[Path], Datastore]] = {
+LOCAL_KINDS: dict[str, Callable[[Path], Datastore]] = {
     "local": lambda directory: LocalDatastore(directory / "store", create=True),
     "memory": lambda _: MemoryDatastore(),
 }
@@ -26,10 +42,26 @@ KINDS: dict[str, Callable[[Path], Datastore]] = {
 BAD_PATHS = ["/a", "a/", "a//b", "..", "../a", "a/../b", "a/.", "a\0b"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module")
+def vsphere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcsim]:
+    with vcsim(tmp_path_factory.mktemp("vcsim") / "server") as server:
+        yield server
+
+
+@pytest.fixture(params=[*LOCAL_KINDS, "vsphere"])
 def datastore(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datastore]:
-    with KINDS[request.param](tmp_path) as made:
+    if request.param == "vsphere":
+        server = request.getfixturevalue("vsphere")
+        with VsphereDatastore(parse_datastore(server.url(f"{tmp_path.name} [%25]/store")), server.login) as made:
+            yield made
+        return
+    with LOCAL_KINDS[request.param](tmp_path) as made:
         yield made
+
+
+def has_parts(datastore: Datastore) -> bool:
+    """Whether what is being made lies on the datastore already."""
+    return not isinstance(datastore, VsphereDatastore)
 
 
 def publish(datastore: Datastore, directory: str, **files: bytes) -> None:
@@ -49,8 +81,8 @@ class TestStaging:
         assert not datastore.exists("deep/disks/x")
         with pytest.raises(NotFoundError):
             datastore.open("deep/disks/x")
-        [part] = datastore.parts("deep/disks")
-        assert part.startswith("deep/disks/.a.")
+        parts = datastore.parts("deep/disks")
+        assert [part.rpartition(".")[0].rpartition(".")[0] for part in parts] == ["deep/disks/.a"] * has_parts(datastore)
         staging.publish()
         assert datastore.list("deep/disks") == ["x"]
         assert datastore.read_bytes("deep/disks/x") == b"data"
@@ -72,8 +104,7 @@ class TestStaging:
     def test_files_may_lie_in_the_root(self, datastore: Datastore) -> None:
         with datastore.stage("", "a") as staging:
             file = staging.create("x")
-            [part] = datastore.parts("")
-            assert part.startswith(".a.")
+            assert len(datastore.parts("")) == has_parts(datastore)
             staging.publish()
         assert (file.path, datastore.list()) == ("x", ["x"])
 
@@ -116,6 +147,12 @@ class TestStaging:
 
     def test_files_take_the_place_of_others(self, datastore: Datastore) -> None:
         publish(datastore, "disks", x=b"old", z=b"stays")
+        if not datastore.can_replace:
+            with datastore.stage("disks", "a") as staging, pytest.raises(UnsupportedError, match="cannot be replaced"):
+                staging.create("x")
+                staging.replace()
+            assert datastore.read_bytes("disks/x") == b"old"
+            return
         with datastore.open("disks/x") as before, datastore.stage("disks", "a") as staging:
             staging.create("y").pwrite(0, b"first")
             staging.create("x").pwrite(0, b"new")
@@ -367,6 +404,11 @@ class TestNames:
 
 
 class TestLiveFiles:
+    @pytest.fixture(params=LOCAL_KINDS)
+    def datastore(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datastore]:
+        with LOCAL_KINDS[request.param](tmp_path) as made:
+            yield made
+
     def test_a_file_is_visible_at_its_place_from_the_start(self, datastore: Datastore) -> None:
         with datastore.create("deep/disks/a") as file:
             file.pwrite(3, b"data")
@@ -391,6 +433,30 @@ class TestLiveFiles:
             assert (0, 4096) in [(offset, min(length, 4096)) for offset, length in file.data_ranges(0, 9_000)]
         with datastore.open_live("disks/a", writable=False) as file:
             assert file.pread(8_999, 5) == b"\0"
+
+    @pytest.mark.parametrize("keep_space", [False, True])
+    def test_bytes_are_zeroed(self, datastore: Datastore, keep_space: bool) -> None:
+        with datastore.create("disks/a") as file:
+            file.pwrite(0, b"x" * 50_000)
+            file.zero(5, 40_000, keep_space=keep_space)
+            file.fdatasync()
+            assert (file.size, file.pread(0, 50_000)) == (50_000, b"x" * 5 + bytes(40_000) + b"x" * 9_995)
+
+    def test_a_file_without_a_name_is_seen_by_nobody(self, datastore: Datastore) -> None:
+        with datastore.create_unnamed("what it is for") as file:
+            file.pwrite(10, b"data")
+            file.truncate(20)
+            file.punch(0, 10)
+            assert (file.path, file.size, file.pread(10, 20)) == ("what it is for", 20, b"data" + bytes(6))
+            assert datastore.list() == []
+        assert datastore.list() == []
+
+    def test_what_is_ready_is_what_is_read(self, datastore: Datastore) -> None:
+        with datastore.create("disks/a") as file:
+            file.pwrite(0, b"x" * 9_000)
+        with datastore.open("disks/a") as file:
+            assert read_ready(file, 4_000, 5_000) in (None, b"x" * 5_000)
+            assert read_ready(file, 4_000, 5_001) is None
 
     @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
     def test_who_writes_has_it_alone(self, datastore: Datastore, first: bool, second: bool) -> None:
@@ -448,6 +514,65 @@ class TestLiveFiles:
             datastore.create(path)
         with pytest.raises(InvalidError):
             datastore.open_live(path, writable=True)
+
+
+class TestVsphere:
+    """What a datastore that is reached over the network has not."""
+
+    @pytest.fixture
+    def datastore(self, vsphere: Vcsim, tmp_path: Path) -> Iterator[VsphereDatastore]:
+        with VsphereDatastore(parse_datastore(vsphere.url(tmp_path.name)), vsphere.login) as made:
+            yield made
+
+    def test_no_file_is_written_in_place(self, datastore: VsphereDatastore) -> None:
+        publish(datastore, "disks", a=b"data")
+        calls: list[Callable[[], object]] = [
+            lambda: datastore.create("disks/b"),
+            lambda: datastore.open_live("disks/a", writable=True),
+            lambda: datastore.open_live("disks/a", writable=False),
+            lambda: datastore.create_unnamed("an overlay"),
+        ]
+        for call in calls:
+            with pytest.raises(UnsupportedError, match=r"^\[LocalDS_0\] .*: cannot be written in place on a vSphere datastore$"):
+                call()
+        with datastore.stage("disks", "a") as staging:
+            staging.create("a")
+            with pytest.raises(UnsupportedError, match="cannot be replaced in one step"):
+                staging.replace()
+        assert datastore.list("disks") == ["a"]
+
+    def test_nothing_is_asked_before_it_is_needed(self, vsphere: Vcsim) -> None:
+        with VsphereDatastore(parse_datastore(vsphere.url("x")), replace(vsphere.login, password="wrong")) as datastore:
+            assert datastore.prefix + "a b/c.vmdk" == "[LocalDS_0] x/a b/c.vmdk"
+            assert datastore.local_path("a") is None
+            with pytest.raises(DeniedError, match="wrong user name or password"):
+                datastore.list()
+
+    def test_old_leftovers_of_markers_are_swept(self, datastore: VsphereDatastore, vsphere: Vcsim) -> None:
+        datastore.write_atomic("refs/a/b.json", b"{}")
+        directory = vsphere.directory() / datastore.prefix.partition("] ")[2] / "refs/a"
+        for name, age in ((".b.json.0123-4567.part", 7200), (".b.json.0123-89ab.part", 0), ("old.part", 7200)):
+            (directory / name).write_bytes(b"{")
+            os.utime(directory / name, (time.time() - age, time.time() - age))
+        assert list(datastore.sweep()) == ["refs/a/.b.json.0123-4567.part"]
+        assert [part.rpartition("/")[2] for part in datastore.parts("refs/a")] == [".b.json.0123-89ab.part"]
+        assert datastore.list("refs/a") == ["b.json", "old.part"]
+
+    def test_a_long_file_is_read_in_any_order(self, datastore: VsphereDatastore) -> None:
+        data = random.Random(6).randbytes(3 << 20)
+        publish(datastore, "disks", a=data)
+        with datastore.open("disks/a") as file:
+            assert b"".join(file.pread(offset, 50_000) for offset in range(0, len(data), 50_000)) == data
+            for offset, length in ((0, 10), (3 << 19, 1 << 20), (len(data) - 5, 100), (len(data), 1), (100_000, 1), (0, 4 << 20)):
+                assert file.pread(offset, length) == data[offset : offset + length]
+
+    def test_it_says_what_it_is(self, datastore: VsphereDatastore, vsphere: Vcsim) -> None:
+        description = datastore.describe()
+        assert (description.name, description.type) == ("LocalDS_0", "local")
+        assert 0 < description.free <= description.capacity
+        vsphere.add_nfs_datastore("nfs", "NFS41")
+        with VsphereDatastore(parse_datastore(vsphere.url(datastore="nfs")), vsphere.login) as other:
+            assert other.describe().type == "NFS41"
 
 
 class _FileSystemCases(FSTestCases):

@@ -72,6 +72,8 @@ def test_document(document: Path, place: Path) -> None:
     code = "".join(blocks(document, "console") + blocks(document, "python"))
     if "qemu-img" in code:
         need("qemu-img")
+    if "qemu-system-x86_64" in code:
+        need("qemu-system-x86_64")
     if "DOCKER_HOST" in code:
         need("docker")
     if HARBOR in code:

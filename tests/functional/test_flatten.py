@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from imgstore import layout, markers
 from imgstore.cli.main import main
+from imgstore.datastores import LocalDatastore
 from imgstore.disks import Disks
-from imgstore.errors import CorruptError, InvalidError, NotFoundError
+from imgstore.errors import CorruptError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.flattening import Flattening
 from imgstore.quota import QuotaExceededError
 from imgstore.stop import Stop, StoppedError
@@ -256,6 +258,23 @@ def test_a_damaged_grain_is_not_copied(store: ImageStore, six: str) -> None:
     assert depth(store, six) == 7 and leftovers(store) == []
 
 
+def test_what_a_check_finds(store: ImageStore, six: str) -> None:
+    store.flatten(six, 2)
+    marker = marker_of(store, six, 4)
+    path = Path(store.location) / layout.layer_marker(marker.chain_id)
+    disk = marker.disk
+    assert disk is not None and disk.merged
+    whole = path.read_bytes()
+    path.write_bytes(markers.encode(msgspec.structs.replace(marker, disk=msgspec.structs.replace(disk, merged=False))))
+    found = {finding.object: finding.problem for finding in store.check()}
+    assert found[f"disks/{disk.file}"] == "has no parent, but its marker says that it was not merged"
+    path.write_bytes(whole)
+    below = Path(store.image(six).layers[2].disk or "")
+    below.chmod(0o644)
+    below.write_bytes(below.read_bytes().replace(b"\nCID=", b"\nCID=0", 1).replace(b'"lsilogic"', b'"lsilogi"', 1))
+    assert f"chain below disks/{disk.file}" in {finding.object for finding in store.check()}
+
+
 def test_a_copy_that_the_quota_has_no_room_for(store: ImageStore, six: str, tmp_path: Path) -> None:
     before = store.quota().used
     store.set_quota(before + 100_000)
@@ -278,6 +297,14 @@ def test_it_can_be_stopped(store: ImageStore, six: str) -> None:
         store.flatten(six, progress=lambda event: stop.set(), stop=stop)
     assert depth(store, six) == 7 and leftovers(store) == []
     assert list(store.check(read_data=True)) == []
+
+
+def test_a_datastore_that_cannot_replace_files(store: ImageStore, six: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalDatastore, "can_replace", False)
+    with pytest.raises(UnsupportedError, match="cannot be replaced"):
+        store.flatten(six)
+    assert store.flatten(six, 7).written == 0
+    assert depth(store, six) == 7
 
 
 def test_who_reads_meanwhile_reads_on(store: ImageStore, six: str) -> None:

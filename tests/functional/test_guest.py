@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.attach.qemu import DeviceModel, qemu_arguments
 from imgstore.errors import InUseError
 from imgstore.store import ImageStore
 from tests.command_line import CommandLine
@@ -30,8 +31,9 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     cli = CommandLine(place / "a store, with a comma")
     for name in ("runnable", "tools"):
         (place / name).mkdir()
-    for image in (build_runnable(place / "runnable", BUSYBOX), build_tools(place / "tools")):
-        cli.text("tag", cli.text("pull", "--quiet", f"oci:{image.layout}").strip(), image.name)
+    with ImageStore.open(str(cli.store)) as store:
+        for image in (build_runnable(place / "runnable", BUSYBOX), build_tools(place / "tools")):
+            store.tag(store.pull(f"oci:{image.layout}").image.id, image.name)
     return cli
 
 
@@ -116,8 +118,10 @@ def test_a_container_runs(cli: CommandLine, tmp_path: Path, way: str) -> None:
 
 
 def test_a_guest_is_killed_and_starts_again(cli: CommandLine, tmp_path: Path) -> None:
-    cli.text("container", "create", "--name", "killed", "runnable")
     before = sealed_disks(cli)
+    with ImageStore.open(str(cli.store)) as store:
+        store.create_container("runnable", name="killed")
+        arguments = qemu_arguments(store.container_disks("killed"), model=DeviceModel.VIRTIO_SCSI)
     first = """
         mount -t ext4 $(disk root) /mnt
         echo synced > /mnt/first
@@ -129,8 +133,7 @@ def test_a_guest_is_killed_and_starts_again(cli: CommandLine, tmp_path: Path) ->
             if [ $number = 3 ]; then sync; echo "guest: writing"; fi
         done
     """
-    arguments = ["--device", "virtio-scsi"]
-    with running_guest(tmp_path / "first", first, cli.json("attach", "--print-qemu", "killed", *arguments)["arguments"]) as guest:
+    with running_guest(tmp_path / "first", first, arguments) as guest:
         guest.wait_for("guest: writing")
         time.sleep(0.3)
         guest.kill()
@@ -145,7 +148,7 @@ def test_a_guest_is_killed_and_starts_again(cli: CommandLine, tmp_path: Path) ->
         echo again > /mnt/again
         umount /mnt
     """
-    with running_guest(tmp_path / "second", second, cli.json("attach", "--print-qemu", "killed")["arguments"]) as guest:
+    with running_guest(tmp_path / "second", second, arguments) as guest:
         console = guest.finish()
     assert "recovery complete\nsynced\n" in console
     with ImageStore.open(str(cli.store)) as store:
@@ -156,8 +159,10 @@ def test_a_guest_is_killed_and_starts_again(cli: CommandLine, tmp_path: Path) ->
 
 
 def test_a_disk_is_plugged_into_a_guest_and_taken_out(cli: CommandLine, tmp_path: Path) -> None:
-    cli.text("container", "create", "--name", "stays", "runnable")
-    cli.text("volume", "create", "comes-and-goes", "--opt", "Capacity=64MB")
+    with ImageStore.open(str(cli.store)) as store:
+        store.create_container("runnable", name="stays")
+        store.create_volume("comes-and-goes", options={"Capacity": "64MB"})
+        disks = store.container_disks("stays")
     script = """
         mount -t ext4 $(disk root) /mnt
         echo "guest: up"
@@ -172,7 +177,7 @@ def test_a_disk_is_plugged_into_a_guest_and_taken_out(cli: CommandLine, tmp_path
     """
     socket = tmp_path / "qmp"
     arguments = [
-        *cli.json("attach", "--print-qemu", "stays")["arguments"],
+        *qemu_arguments(disks),
         *("-qmp", f"unix:{socket},server=on,wait=off", "-device", "pcie-root-port,id=port1,chassis=1,slot=1"),
     ]
     with running_guest(tmp_path / "machine", script, arguments) as guest:

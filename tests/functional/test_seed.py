@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgstore.cli.main import main
-from imgstore.errors import CorruptError, InvalidError, NoSpaceError
+from imgstore.errors import CorruptError, InvalidError, NoSpaceError, UnsupportedError
 from imgstore.progress import ProgressEvent, State
 from imgstore.seed_files import SeedImage
 from imgstore.stop import Stop, StoppedError
@@ -156,6 +156,69 @@ def test_a_name_goes_over(registry: Registry, images: list[SeedImage], tmp_path:
 def test_into_memory(seeded: Path) -> None:
     with ImageStore.open(str(seeded)) as store, store.open_target("mem://") as target:
         assert store.copy_image("three-layers", target).copied_layers == 3
+        assert list(target.check(read_data=True)) == []
+
+
+def test_merged_disks(seeded: Path, tmp_path: Path) -> None:
+    """They are copied as they are; and a store that wants short chains merges what comes."""
+    shutil.copytree(seeded, tmp_path / "store")
+    with ImageStore.open(str(tmp_path / "store")) as store:
+        store.flatten("three-layers", 2)
+        with store.open_target(str(tmp_path / "there")) as target:
+            store.copy_image("three-layers", target)
+    assert_same(tmp_path / "store", tmp_path / "there")
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    with ImageStore.open(str(seeded)) as store:
+        with store.open_target(str(tmp_path / "short"), max_depth=2) as target:
+            assert store.copy_image("three-layers", target).changed
+            assert len(target.image("three-layers").disks) == 2
+            assert not store.copy_image("three-layers", target).changed
+        with store.open_target("mem://", max_depth=1) as target:
+            store.copy_image("three-layers", target)
+            assert list(target.check(read_data=True)) == []
+            assert len(target.image("three-layers").disks) == 1
+            assert b"".join(target.save(["three-layers"])) == b"".join(store.save(["three-layers"]))
+        with pytest.raises(InvalidError, match="chains of 2 disks, not 3"):
+            store.open_target(str(tmp_path / "short"), max_depth=3)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
+    assert_same(tmp_path / "store", tmp_path / "short")
+
+
+def test_one_disk_an_image(registry: Registry, images: list[SeedImage], tmp_path: Path) -> None:
+    """Of the form that vSphere imports: the same bytes for all who read it, in one file; layers below are covered."""
+    need("qemu-img")
+    there = tmp_path / "there"
+    with ImageStore.open(str(tmp_path / "store")) as store:
+        first = store.seed(images, [str(there)], disk_format="stream-optimized")
+        assert [(copy.copied_layers, copy.present_layers) for copy in first.copies] == [(2, 0), (2, 1)]
+        before = stamps(there)
+        again = store.seed(images, [str(there)], disk_format="stream-optimized")
+        assert [(copy.copied_layers, copy.changed) for copy in again.copies] == [(0, False)] * 2
+        assert stamps(there) == before
+        registry.add_image("team/base", "1", LAYERS["app"][:1])
+        base = SeedImage(f"{registry.host}/team/base:1")
+        (copied,) = store.seed([base], [str(there)], disk_format="stream-optimized").copies
+        assert copied.copied_layers == 1, "it was covered by the disks of the others, which show more"
+        with ImageStore.open(str(there), create=False) as target:
+            assert list(target.check(read_data=True)) == []
+            for image in (*images, base):
+                (disk,) = target.disk_paths(image.reference)
+                run("qemu-img", "compare", "-f", "vmdk", "-F", "vmdk", store.disk_paths(image.reference)[-1], disk)
+                assert [name for name, _ in target.list_directory(image.reference, "/etc")] == [b"base"]
+            with pytest.raises(UnsupportedError):
+                target.create_container(images[0].reference)
+            with pytest.raises(UnsupportedError, match="not on this datastore"):
+                b"".join(target.save([images[1].reference]))
+        with pytest.raises(InvalidError, match="has not the form hosted"):
+            registry.add_image("team/more", "1", [*LAYERS["app"], make_tar({"more": b"more"})])
+            store.seed([SeedImage(f"{registry.host}/team/more:1")], [str(there)])
+    (there / "catalog.sqlite3").unlink()
+    with ImageStore.open(str(there), create=False) as target:
+        assert len(target.images()) == 3
+        with pytest.raises(UnsupportedError), target.open_target(str(tmp_path / "further")) as further:
+            target.copy_image(images[0].reference, further)
+        with pytest.raises(UnsupportedError):
+            target.pull(f"{registry.host}/team/more:1")
         assert list(target.check(read_data=True)) == []
 
 

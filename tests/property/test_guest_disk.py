@@ -13,7 +13,7 @@ from imgstore.datastores import MemoryDatastore
 from imgstore.live_disks import LiveDisks
 from imgstore.vmdk import check_disk
 from imgstore.vmdk.private import PrivateOverlay
-from tests.disks import add_disk, apply, random_writes
+from tests.disks import add_disk, apply, random_writes, read_ready
 
 SIZE = 40 * GRAIN
 DISK = "containers/c.vmdk"
@@ -48,9 +48,7 @@ def assert_shows(device: GuestDevice, model: bytearray, chance: random.Random) -
     assert device.read(0, SIZE) == model
     start = chance.randrange(SIZE)
     length = chance.randrange(SIZE - start + 1)
-    ready = bytearray(length)
-    assert device.read_ready_into(start, memoryview(ready))
-    assert ready == device.read(start, length) == model[start : start + length]
+    assert read_ready(device, start, length) == device.read(start, length) == model[start : start + length]
     position = start
     for extent in device.extents(start, length):
         assert extent.offset == position

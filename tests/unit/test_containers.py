@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 
 from imgstore import layout
+from imgstore.answers import Mount
 from imgstore.catalog.catalog import ContainerRow
 from imgstore.containers import CREATING, Containers, parse_created
-from imgstore.errors import CorruptError
+from imgstore.datastores.memory import MemoryDatastore
+from imgstore.errors import CorruptError, InUseError, UnsupportedError
 from imgstore.leases import held
 from imgstore.store import ImageStore
 from imgstore.timestamps import format_timestamp
@@ -115,3 +118,52 @@ def test_a_change_that_was_cut_off_is_ended_before_a_guest_sees_the_disk(store: 
     for made in (first, second):
         store.remove_container(made.id)
     assert not store._datastore.exists(intent)
+
+
+class _PlatformDatastore(MemoryDatastore):
+    """One where a platform makes the disks of containers; this one makes them when the test says so."""
+
+    platform_disks = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locked: set[str] = set()
+
+    def remove_platform_disk(self, path: str) -> None:
+        if path in self.locked:
+            raise InUseError(f"{path}: a machine has it open")
+        self.remove_file(path)
+
+
+def test_where_a_platform_makes_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    datastore = _PlatformDatastore()
+    monkeypatch.setattr("imgstore.store.core.MemoryDatastore", lambda: datastore)
+    with ImageStore.open("mem://") as store:
+        image = store.pull(REFERENCE).image
+        web = store.create_container("three-layers", name="web", config={"Cmd": ["serve"]})
+        disk = f"containers/{web.id}/{web.id}.vmdk"
+        assert (web.disk, web.capacity, web.mounts, web.config["Cmd"]) == (disk, store.info().capacity, (), ["serve"])
+        assert not datastore.exists(disk)
+        assert [row.name for row in store.create_containers("three-layers", 2, name_prefix="many")] == ["many-1", "many-2"]
+        store.rebuild()
+        assert list(store.check()) == []
+        assert store.container("web") == web
+        assert store.container_disk_paths("web") == [*image.disks, disk]
+
+        with contextlib.closing(datastore.create(disk)) as file:
+            file.pwrite(0, b"# Disk DescriptorFile")
+        assert list(store.check()) == []
+        with pytest.raises(InUseError, match="container"):
+            store.remove("three-layers")
+        datastore.locked.add(disk)
+        with pytest.raises(InUseError, match=f"^container web: {disk}: a machine has it open$"):
+            store.remove_container("web")
+        assert store.container("web").name == "web"
+        datastore.locked.clear()
+        store.remove_container("web")
+        assert not datastore.exists(disk)
+        store.remove_container("many-1")
+
+        for options in ({"size": 1 << 40}, {"vic_base": True}, {"mounts": [Mount("data", "/data", False)]}):
+            with pytest.raises(UnsupportedError, match="on this datastore"):
+                store.create_container("three-layers", **options)

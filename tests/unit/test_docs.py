@@ -37,10 +37,14 @@ from imgstore.layout import (
     image_directory,
     layer_marker,
     merged_sums_file,
+    platform_disk,
     recipe_file,
 )
 from imgstore.progress import State
 from imgstore.store import ImageStore
+from imgstore.vmdk import formats
+from imgstore.vmdk.cowd import CowdHeader
+from imgstore.vmdk.descriptor import EXTENT_KINDS
 from imgstore.vmdk.grains import HostedHeader, Layout
 from registry_client import registry_table
 from registry_client.options import Options, RegistryOptions
@@ -214,6 +218,7 @@ def test_the_layout_of_a_store() -> None:
     assert f"\n{DISKS}/{recipe_file('<chain id>')} " in text
     assert f"\n{DISKS}/{merged_sums_file('<chain id>')} " in text
     assert f"\n{container_disk('<container id>')} " in text and f"\n{container_marker('<container id>')} " in text
+    assert f"\n{platform_disk('containers', '<id>')} " in text and f"\n{platform_disk('volumes', '<name>')} " in text
     for kind in (
         markers.StoreMarker,
         markers.LayerMarker,
@@ -279,6 +284,23 @@ def test_the_geometry_of_a_vmdk() -> None:
         assert re.search(rf"^\| {HostedHeader.offset_of(field)} \| \d+ \| {field.replace('_', ' ')} \|", text, re.MULTILINE), (
             field
         )
+
+
+def test_the_other_forms_of_vmdk() -> None:
+    text = (REFERENCE / "disk-format.md").read_text().partition("## Other forms")[2].partition("\n## ")[0]
+    for form, known in formats.FORMATS.items():
+        assert f"| `{form}` | `{known.create_type}`, `{EXTENT_KINDS[known.create_type]}` |" in text
+        if known.writable:
+            assert (
+                f"| {', '.join(f'`{name}`' for name in known.files('x'))} | {'may have one' if known.has_parent else 'never'} |"
+                in text
+            )
+            assert f"`{form}`" in section("export-disk")
+    shown = re.findall(r"^\| (\d+) \| (\d+) \| ([\w ]+) \|", text, re.MULTILINE)
+    assert shown == [
+        (str(field.offset), str(field.size), name.replace("_", " "))
+        for name, field in list(CowdHeader._fields.items())[: len(shown)]
+    ]
 
 
 def test_the_form_of_a_recipe() -> None:

@@ -34,6 +34,7 @@ def test_a_chain_is_named_file_by_file() -> None:
             "node-name": "root-0",
             "read-only": True,
             "file": {"driver": "file", "filename": "/scratch.vmdk"},
+            "backing": None,
         },
         {
             "driver": "vmdk",
@@ -146,7 +147,7 @@ def test_long_names_differ_in_their_digits() -> None:
 def test_nodes_inside_each_other() -> None:
     chain = disk("volume/v", "/a", "/b", "/c", read_only=True)
     node = nest(block_nodes(chain, plug_id(chain)))
-    assert node["backing"]["backing"]["file"]["filename"] == "/a" and "backing" not in node["backing"]["backing"]
+    assert node["backing"]["backing"]["file"]["filename"] == "/a" and node["backing"]["backing"]["backing"] is None
     assert [node["node-name"], node["backing"]["node-name"]] == [plug_id(chain), f"{plug_id(chain)}-1"]
 
 

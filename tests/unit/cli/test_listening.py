@@ -1,4 +1,4 @@
-"""What commands that listen have in common."""
+"""Options that say who may connect, and how."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import pytest
 
 from imgstore.cli.listening import Protection
 from imgstore.errors import InvalidError
-from imgstore.listeners import Access
+
+
+def protection(tls: bool, tlsverify: bool, authority: str | None, certificate: str | None, key: str | None) -> Protection:
+    return Protection(None, tls, tlsverify, authority, certificate, key, insecure_no_auth=False)
 
 
 @pytest.mark.parametrize(
@@ -22,9 +25,8 @@ from imgstore.listeners import Access
 )
 def test_options_of_tls(words: tuple[bool, bool, str | None, str | None, str | None], complaint: str) -> None:
     with pytest.raises(InvalidError, match=complaint):
-        Protection(None, *words, insecure_no_auth=False).access()
+        protection(*words).access()
 
 
 def test_without_tls() -> None:
-    protection = Protection("root", False, False, None, None, None, insecure_no_auth=True)
-    assert protection.access(port=1) == Access(group=0, tls=None, allow_anyone=True, port=1)
+    assert protection(False, False, None, None, None).access().tls is None

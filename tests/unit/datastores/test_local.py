@@ -7,12 +7,13 @@ import resource
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from imgstore.datastores import LocalDatastore, image_locks
+from imgstore.datastores import LocalDatastore, image_locks, local_files
 from imgstore.datastores.datastore import owner_of, part_name, translate
 from imgstore.errors import (
     AlreadyExistsError,
@@ -23,6 +24,7 @@ from imgstore.errors import (
     NotFoundError,
     UnavailableError,
 )
+from tests.disks import read_ready
 
 
 @pytest.fixture
@@ -369,3 +371,38 @@ def test_live_files_are_not_links_or_fifos(datastore: LocalDatastore, tmp_path: 
                 datastore.open_live(path, writable=writable)
     with pytest.raises(NotFoundError, match="link/y"):
         datastore.create("link/y")
+
+
+def test_zeros_are_written_where_the_file_system_knows_no_other_way(
+    datastore: LocalDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_files, "zero_range", lambda *_, **__: False)
+    with datastore.create("a/x") as file:
+        file.pwrite(0, b"x" * (3 << 20))
+        file.zero(1, (3 << 20) - 2)
+        assert file.pread(0, 4 << 20) == b"x" + bytes((3 << 20) - 2) + b"x"
+
+
+def test_a_file_system_that_cannot_tell_what_is_ready_is_asked_once(
+    datastore: LocalDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def preadv(*arguments: object) -> int:
+        asked.append(arguments)
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    datastore.write_atomic("a/x", b"data")
+    monkeypatch.setattr(os, "preadv", preadv)
+    with datastore.open("a/x") as file:
+        assert [read_ready(file, 0, 4), read_ready(file, 0, 4)] == [None, None]
+    assert len(asked) == 1
+
+
+def test_a_file_without_a_name_may_find_no_room(datastore: LocalDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(NoSpaceError, match=r"^what it is for: cannot create it: No space left on device$"):
+        datastore.create_unnamed("what it is for")

@@ -1,0 +1,172 @@
+"""Layer copies: the files of a layer on their way to another datastore, compared with their checksums before anybody sees them."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+
+from crc32c import crc32c
+
+from imgstore import layout
+from imgstore.blocks import GRAIN, SECTOR, Extent
+from imgstore.datastores.datastore import Staging, StoredFile
+from imgstore.errors import CorruptError
+from imgstore.markers import DiskRecord, RecipeRecord
+from imgstore.stop import Stop
+from imgstore.vmdk.chain import Chain
+from imgstore.vmdk.check import check_disk
+from imgstore.vmdk.formats import DiskFormat, data_ranges, stream_disk
+from imgstore.vmdk.grains import numbers_from_bytes
+
+_PIECE = 1 << 20
+"""Bytes that are read, compared and written at once: as much as goes past the page cache in one write."""
+
+_KEEP_GIL = 0
+"""The sum of a grain takes 5 µs; to let other threads have the interpreter for that, and to get it back, takes longer."""
+
+
+def copy_disk(file: StoredFile, staging: Staging, name: str, sums: bytes, stop: Stop, tell: Callable[[int], None]) -> None:
+    """Copies a sealed disk, whose grains end the file in the order of their sums; holes stay holes.
+
+    Args:
+        tell: is given how many bytes of the grains have come.
+
+    Raises:
+        CorruptError: a grain has another sum, or what the file has before its grains makes no sense.
+    """
+    first = file.size - len(sums) // 4 * GRAIN
+    if first < 0:
+        raise CorruptError(f"{file.path}: has {file.size} bytes, too few for {len(sums) // 4} grains")
+    copy = staging.create(name)
+    if not copy.clone(file):
+        copy.truncate(file.size)
+        for start, length in file.data_ranges(0, first):
+            for offset in range(start, start + length, _PIECE):
+                copy.pwrite(offset, _read(file, offset, min(_PIECE, start + length - offset)))
+        wanted = numbers_from_bytes(sums)
+        for offset in range(first, file.size, _PIECE):
+            stop.check()
+            data = _read(file, offset, min(_PIECE, file.size - offset))
+            _compare(file.path, offset, data, wanted[(offset - first) // GRAIN :][: _PIECE // GRAIN])
+            copy.pwrite(offset, data)
+            tell(offset + len(data) - first)
+    for finding in check_disk(copy):
+        place = "" if finding.offset is None else f" at byte {finding.offset}"
+        raise CorruptError(f"{file.path}{place}: {finding.problem}")
+    copy.close()
+
+
+def _compare(path: str, offset: int, data: bytes, sums: Sequence[int]) -> None:
+    view = memoryview(data)
+    for position, wanted in enumerate(sums):
+        found = crc32c(view[position * GRAIN : (position + 1) * GRAIN], gil_release_mode=_KEEP_GIL)
+        if found != wanted:
+            raise CorruptError(f"{path} at byte {offset + position * GRAIN}: grain has CRC-32C {found:08x}, not {wanted:08x}")
+
+
+def copy_recipe(file: StoredFile, staging: Staging, record: RecipeRecord) -> None:
+    """Copies the recipe of a layer.
+
+    Raises:
+        CorruptError: it is not what its record says.
+    """
+    if file.size != record.size:
+        raise CorruptError(f"{file.path}: has {file.size} bytes, its marker says {record.size}")
+    digest = hashlib.sha256()
+    copy = staging.create(record.file)
+    for offset in range(0, file.size, _PIECE):
+        data = _read(file, offset, min(_PIECE, file.size - offset))
+        digest.update(data)
+        copy.pwrite(offset, data)
+    if (found := f"sha256:{digest.hexdigest()}") != record.digest:
+        raise CorruptError(f"{file.path}: its digest is {found}, its marker says {record.digest}")
+    copy.close()
+
+
+def put_file(staging: Staging, name: str, data: bytes) -> None:
+    """Puts a small file among those of a layer."""
+    file = staging.create(name)
+    file.pwrite(0, data)
+    file.close()
+
+
+def _read(file: StoredFile, offset: int, length: int) -> bytes:
+    data = file.pread(offset, length)
+    if len(data) != length:
+        raise CorruptError(f"{file.path} at byte {offset}: {length} bytes are needed, the file ends after {len(data)}")
+    return data
+
+
+def write_single(
+    chain: Chain,
+    sums: Sequence[array[int]],
+    staging: Staging,
+    stem: str,
+    form: DiskFormat,
+    stop: Stop,
+    tell: Callable[[int], None],
+) -> DiskRecord:
+    """Writes what a chain shows as one disk without parent, of a form that is written from its first byte to its last.
+
+    Args:
+        sums: of each disk of the chain, in the order of its file.
+        stem: the hex digits of the chain id of the layer.
+        tell: is given how many bytes of grains are read.
+
+    Raises:
+        CorruptError: a grain is not what its checksum says.
+        NoSpaceError: the datastore is full.
+    """
+    name = layout.disk_file(stem)
+    file = staging.create(name)
+    digest, size, read = hashlib.sha256(), 0, 0
+
+    def append(data: bytes) -> None:
+        nonlocal size
+        file.pwrite(size, data)
+        digest.update(data)
+        size += len(data)
+
+    def told(length: int) -> None:
+        nonlocal read
+        stop.check()
+        read += length
+        tell(read)
+
+    ranges = list(data_ranges(chain))
+    # Deleted with a machine that has it, it would be gone for all others.
+    stream_disk(form, append, stem, _ProvedChain(chain, sums, told), ranges, cid=chain.cid, deletable=False)
+    file.close()
+    grains = sum(length for _, length in ranges) // GRAIN
+    return DiskRecord(name, size, grains, f"{chain.cid:08x}", "", f"sha256:{digest.hexdigest()}", merged=True, format=form)
+
+
+class _ProvedChain:
+    """A chain whose every grain is compared with its checksum when it is read. Reads whole grains only."""
+
+    def __init__(self, chain: Chain, sums: Sequence[array[int]], told: Callable[[int], None]) -> None:
+        self._chain = chain
+        self._sums = sums
+        self._told = told
+        self._firsts = [file.size - len(each) * GRAIN for file, each in zip(chain.files, sums, strict=True)]
+
+    @property
+    def size(self) -> int:
+        return self._chain.size
+
+    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
+        return self._chain.extents(offset, length)
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = self._chain.read(offset, length)
+        for run in self._chain.block_map.runs(offset // GRAIN, length // GRAIN):
+            if run.disk is None:
+                continue
+            place = run.sector * SECTOR
+            index = (place - self._firsts[run.disk]) // GRAIN
+            start = run.grain * GRAIN - offset
+            wanted = self._sums[run.disk][index : index + run.length]
+            _compare(self._chain.files[run.disk].path, place, data[start : start + run.length * GRAIN], wanted)
+        self._told(length)
+        return data

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from imgstore.config import is_vsphere_location
+from imgstore.errors import InvalidError
+from imgstore.vsphere.locations import DatastoreLocation, VmLocation, parse_datastore, parse_vm
+from imgstore.vsphere.login import VsphereLogin
+
+LOGIN = VsphereLogin("vc.example", 8443, "admin", "s3cret", datacenter="DC0")
+
+
+class TestParseDatastore:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("vsphere://vc.example/DC0/DS", DatastoreLocation("vc.example", 443, "DC0", "DS", "")),
+            (
+                "vsphere://me%40corp@vc.example:8443/DC0/DS/a/b",
+                DatastoreLocation("vc.example", 8443, "DC0", "DS", "a/b", "me@corp"),
+            ),
+            ("vsphere://[::1]:1/DC 0/D S//a b/", DatastoreLocation("::1", 1, "DC 0", "D S", "a b")),
+            ("vsphere://h/east%2FDC0/DS%25/%C3%BC%5B%3F", DatastoreLocation("h", 443, "east/DC0", "DS%", "ü[?")),
+            ("vsphere://h//DS/a", DatastoreLocation("h", 443, "", "DS", "a")),
+            ("ds://D%20S/a", DatastoreLocation("vc.example", 8443, "DC0", "D S", "a", "admin")),
+            ("[D S] a b/c", DatastoreLocation("vc.example", 8443, "DC0", "D S", "a b/c", "admin")),
+            ("[DS]", DatastoreLocation("vc.example", 8443, "DC0", "DS", "", "admin")),
+        ],
+    )
+    def test_each_form_names_a_directory(self, text: str, expected: DatastoreLocation) -> None:
+        assert is_vsphere_location(text)
+        assert parse_datastore(text, LOGIN) == expected
+        assert parse_datastore(expected.url) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("vsphere://", "has no host"),
+            ("vsphere://h", "names no datastore"),
+            ("vsphere://h/DC0", "names no datastore"),
+            ("vsphere://h:0/DC0/DS", "port '0' is not a number from 1 to 65535"),
+            ("vsphere://h:99999999999/DC0/DS", "port '99999999999'"),
+            ("vsphere://h:https/DC0/DS", "port 'https'"),
+            ("vsphere://[::1/DC0/DS", "is no host with a port"),
+            ("vsphere://h/DC0/DS/a?b", "has a [?] or #"),
+            ("vsphere://h/DC0/DS/a/../b", "component '..' is not a name"),
+            ("vsphere://h/DC0/DS/a%2Fb", "component 'a/b' is not a name"),
+            ("vsphere://h/DC0/DS/%FF", "is not UTF-8"),
+            ("ds:///vmfs/volumes/x", "names no datastore"),
+            ("[DS", "is no place on a datastore"),
+            ("", "is no place on a datastore"),
+        ],
+    )
+    def test_what_is_none_is_refused(self, text: str, words: str) -> None:
+        with pytest.raises(InvalidError, match=words):
+            parse_datastore(text, LOGIN)
+
+    def test_a_name_without_a_server_needs_a_login(self) -> None:
+        with pytest.raises(InvalidError, match=r"\[DS\] a: names no server"):
+            parse_datastore("[DS] a")
+
+    def test_a_password_is_refused_and_not_shown(self) -> None:
+        with pytest.raises(InvalidError, match="a password has no place") as caught:
+            parse_datastore("vsphere://me:s3cret@h/DC0/DS")
+        assert "s3cret" not in str(caught.value)
+
+    def test_vspheres_own_form_is_given_back(self) -> None:
+        assert parse_datastore("[D S] a/b", LOGIN).datastore_path == "[D S] a/b"
+        assert parse_datastore("[D S]", LOGIN).datastore_path == "[D S]"
+
+
+class TestParseVm:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("vsphere://h/DC0/vm/web 1", VmLocation("h", 443, "DC0", "web 1")),
+            ("vsphere://me@h/DC0/vm/folder/web", VmLocation("h", 443, "DC0", "folder/web", "me")),
+            ("web", VmLocation("vc.example", 8443, "DC0", "web", "admin")),
+            ("/east/DC1/vm/folder/web", VmLocation("vc.example", 8443, "east/DC1", "folder/web", "admin")),
+        ],
+    )
+    def test_each_form_names_a_machine(self, text: str, expected: VmLocation) -> None:
+        assert parse_vm(text, LOGIN) == expected
+        assert parse_vm(expected.url) == expected
+
+    @pytest.mark.parametrize("text", ["vsphere://h/DC0", "vsphere://h/DC0/vm", "/DC0/web", "/DC0/vm", ""])
+    def test_what_is_none_is_refused(self, text: str) -> None:
+        with pytest.raises(InvalidError, match="names no virtual machine"):
+            parse_vm(text, LOGIN)
