@@ -205,6 +205,7 @@ class StoreCore:
         """A store whose datastore alone is shared: catalog and leases are in memory. Others may be writing, so nothing is tidied."""
         with contextlib.ExitStack() as undo:
             undo.callback(datastore.close)
+            datastore.space()  # a datastore that is missing, or in maintenance, is more than a store that is not there yet
             try:
                 data = datastore.read_bytes(layout.STORE, markers.LIMIT)
             except NotFoundError:

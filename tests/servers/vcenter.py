@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import cast
 
-from imgstore.vsphere.login import VsphereLogin
-from imgstore.vsphere.transport import tls_context
 from tests.servers.authority import Authority
-from tests.servers.http_server import Answer, Handler, Service
+from tests.servers.http_server import Answer
 from tests.servers.vcsim import Vcsim
+from tests.servers.vsphere_proxy import Forward, VsphereProxy
 
 _CALL = re.compile(
     rb'<(DisableMethods|EnableMethods) xmlns="urn:internalvim25"><_this type="AuthorizationManager">(?P<manager>[^<]+)</_this>'
@@ -33,7 +30,7 @@ _FAULT = (
 )
 
 
-class Vcenter(Service):
+class Vcenter(VsphereProxy):
     """See the module; between ``with`` and its end, at `login`.
 
     Attributes:
@@ -43,17 +40,13 @@ class Vcenter(Service):
     """
 
     def __init__(self, vcsim: Vcsim, authority: Authority) -> None:
-        super().__init__(authority.server_context())
-        self.vcsim = vcsim
-        self.tls_to_vcsim = tls_context(vcsim.login)
+        super().__init__(vcsim, authority, _Handler)
         self.disabled: dict[tuple[str, str], set[str]] = {}
         self.forbids = False
         self.busy = 0
-        port = int(self.listen("vcenter", _Handler).rpartition(":")[2])
-        self.login: VsphereLogin = replace(vcsim.login, port=port, ca_file=str(authority.ca_file))
 
 
-class _Handler(Handler):
+class _Handler(Forward):
     @property
     def vcenter(self) -> Vcenter:
         return cast("Vcenter", self.server.service)
@@ -67,7 +60,7 @@ class _Handler(Handler):
         if self.vcenter.busy and b"<ReconfigVM_Task " in self.seen.body:
             self.vcenter.busy -= 1
             return _fault("", "TaskInProgress", '<task type="Task">task-1</task>')
-        return self._forward()
+        return super().serve(path, query)
 
     def _switch(self, call: re.Match[bytes]) -> Answer:
         name = call[1].decode()
@@ -79,21 +72,6 @@ class _Handler(Handler):
             sources = self.vcenter.disabled.setdefault((call["entity"].decode(), found[1].decode()), set())
             (sources.add if name == "DisableMethods" else sources.discard)(call["source"].decode())
         return Answer(200, _ENVELOPE.format(f'<{name}Response xmlns="urn:vim25"></{name}Response>').encode(), _XML)
-
-    def _forward(self) -> Answer:
-        connection = http.client.HTTPSConnection(
-            self.vcenter.vcsim.host, self.vcenter.vcsim.port, context=self.vcenter.tls_to_vcsim
-        )
-        headers = {name: value for name, value in self.seen.headers.items() if name.lower() not in ("host", "transfer-encoding")}
-        try:
-            connection.request(self.command, self.path, self.seen.body, headers)
-            response = connection.getresponse()
-            kept = {
-                name: value for name, value in response.getheaders() if name in ("Content-Range", "Content-Type", "Set-Cookie")
-            }
-            return Answer(response.status, response.read(), kept)
-        finally:
-            connection.close()
 
 
 _XML = {"Content-Type": "text/xml; charset=utf-8"}

@@ -99,7 +99,8 @@ class Vcsim:
         with self.session() as session:
             manager = session.content.sessionManager
             others = [each.key for each in manager.sessionList if each.key != manager.currentSession.key]
-            manager.TerminateSession(others)
+            if others:
+                manager.TerminateSession(others)
             return len(others)
 
 
