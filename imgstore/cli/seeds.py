@@ -37,7 +37,7 @@ depth_option = click.option(
 form_option = click.option(
     "--disk-format",
     metavar="FORM",
-    help="hosted, a disk a layer; or stream-optimized, one disk an image, for platforms that import disks.",
+    help="hosted, vmfs-sparse (a disk a layer), vmfs or stream-optimized (one an image); else by what the datastore is.",
 )
 
 

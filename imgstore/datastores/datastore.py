@@ -328,6 +328,40 @@ class Datastore(abc.ABC):
         """
         raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
 
+    def make_disk(self, path: str, capacity: int) -> None:
+        """Has the platform make an empty disk, thin and flat, where ``platform_disks`` is set.
+
+        Raises:
+            AlreadyExistsError: there is one.
+            NoSpaceError: the datastore is full.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def import_disk(self, source: str, path: str) -> None:
+        """Has the platform make a flat disk, thin if it can, of one of any form; the source stays.
+
+        What the platform makes of a form that it does not know is for the caller to see. An error may leave a part of it.
+
+        Raises:
+            NotFoundError: the source is missing.
+            NoSpaceError: the datastore is full.
+            UnsupportedError: it does not make one of such a source.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def describe_disk(self, path: str, descriptor: bytes) -> None:
+        """Puts another descriptor in the place of that of a disk that the platform made. An error may leave the disk without one."""
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def remove_disk(self, path: str) -> None:
+        """Removes a disk that the platform made, with all its files, and nothing around it.
+
+        Raises:
+            NotFoundError: there is none.
+            InUseError: a running machine has it open.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
     def files_in_use(self) -> frozenset[str]:
         """Paths of the files that virtual machines have as disks, running or not, where ``platform_disks`` is set."""
         return frozenset()

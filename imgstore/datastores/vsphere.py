@@ -175,7 +175,10 @@ class VsphereDatastore(Datastore):
     def remove_file(self, path: str) -> None:
         split_name(path)
         self._check_open()
-        self._find(path, directory=False)
+        if path.endswith(".vmdk"):  # the browser does not show all files that a disk has
+            self._files.size(path)
+        else:
+            self._find(path, directory=False)
         self._files.remove(path)
 
     def remove_tree(self, path: str) -> None:
@@ -193,6 +196,26 @@ class VsphereDatastore(Datastore):
                 raise InUseError(f"{self._files.shown(path)}: VM {machine} has it", hint="imgstore detach takes it from there")
         self._files.remove_disk(path)
         self.remove_tree(directory)
+
+    def make_disk(self, path: str, capacity: int) -> None:
+        self._files.make_directories("/".join(split_name(path)[0]))
+        self._check_open()
+        self._files.create_disk(path, capacity)
+
+    def import_disk(self, source: str, path: str) -> None:
+        split_name(path)
+        self._check_open()
+        self._files.copy_disk(source, path)
+
+    def describe_disk(self, path: str, descriptor: bytes) -> None:
+        split_name(path)
+        self._check_open()
+        self._files.upload(path, BytesIO(descriptor), len(descriptor))
+
+    def remove_disk(self, path: str) -> None:
+        split_name(path)
+        self._check_open()
+        self._files.remove_disk(path)
 
     def files_in_use(self) -> frozenset[str]:
         files = files_of_machines(self._files.session, self._files.datastore)

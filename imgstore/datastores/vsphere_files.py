@@ -38,6 +38,8 @@ from imgstore.vsphere.soap import vim
 _UPLOAD_TIMEOUT = 600.0
 """Seconds that the server may take between the last byte of a file and its answer."""
 
+_ADAPTER = vim.VirtualDiskManager.VirtualDiskAdapterType.lsiLogic
+
 _WORDS_LIMIT = 4096
 """Bytes of an answer that is no success which are read for its words."""
 
@@ -213,6 +215,51 @@ class DatastoreFiles:
         shown = self.shown(path)
         task = self._call(lambda: self._file_manager.DeleteDatastoreFile_Task(shown, self.datacenter), path, "remove it")
         self.session.wait(task, f"{shown}: cannot remove it")
+
+    def create_disk(self, path: str, capacity: int) -> None:
+        """Has the server make an empty virtual disk, thin, for an LSI Logic controller.
+
+        Raises:
+            AlreadyExistsError: there is one.
+            NotFoundError: its directory is missing.
+            NoSpaceError: the datastore is full.
+        """
+        spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+            diskType=vim.VirtualDiskManager.VirtualDiskType.thin, adapterType=_ADAPTER, capacityKb=capacity // 1024
+        )
+        shown = self.shown(path)
+        manager = self.session.content.virtualDiskManager
+        task = self._call(lambda: manager.CreateVirtualDisk_Task(shown, self.datacenter, spec), path, "make the disk")
+        self.session.wait(task, f"{shown}: cannot make the disk")
+
+    def copy_disk(self, source: str, target: str) -> None:
+        """Has the server make a virtual disk of another one, thin where it can be told so: hosts can, vCenters answer NotImplemented.
+
+        Source: VirtualDiskManager.CopyVirtualDisk_Task in the API reference; govmomi ``object/datastore_file_manager.go``.
+
+        Raises:
+            NotFoundError: the source is missing.
+            AlreadyExistsError: the target is there.
+            NoSpaceError: the datastore is full.
+            UnsupportedError: it cannot make one of that source.
+        """
+        what = f"{self.shown(target)}: cannot make the disk of {self.shown(source)}"
+        manager = self.session.content.virtualDiskManager
+        thin = vim.VirtualDiskManager.VirtualDiskSpec(diskType=vim.VirtualDiskManager.VirtualDiskType.thin, adapterType=_ADAPTER)
+
+        def copy(spec: vim.VirtualDiskManager.VirtualDiskSpec | None) -> None:
+            task = self.session.run(
+                lambda: manager.CopyVirtualDisk_Task(
+                    self.shown(source), self.datacenter, self.shown(target), self.datacenter, spec, False
+                ),
+                what,
+            )
+            self.session.wait(task, what)
+
+        try:
+            copy(thin)
+        except UnsupportedError:
+            copy(None)
 
     def remove_disk(self, path: str) -> None:
         """Removes a virtual disk that the platform made, with all files of it, and without its parents.

@@ -15,7 +15,7 @@ from imgstore.answers import CopyPlan, CopyResult, PullResult, RemoteStore, Seed
 from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
 from imgstore.config import is_vsphere_location
 from imgstore.datastores.local import LocalDatastore
-from imgstore.errors import ImgstoreError, InvalidError, NotFoundError
+from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.images import names_id, parse_reference
 from imgstore.leases import MemoryLeases
 from imgstore.location import check_depth, directory_of, open_vsphere
@@ -70,19 +70,23 @@ class Seeds(Transfers):
             max_depth: how many disks the chain of an image may have there, as `create` takes it; a store that is there must have been made
                 with it. On vSphere, where stores do not keep it, it holds for these copies. None: what the store was made with; on vSphere
                 30.
-            disk_format: ``hosted``, a disk a layer, or ``stream-optimized``, one disk an image, beside its top layer, for platforms
-                that import disks: on those no container can be made there, and nothing be pushed from there. All disks of a store
-                have one form. None: hosted; on vSphere by what the datastore says it is: stream-optimized for VMFS, vSAN and vVols.
+            disk_format: ``hosted``, a disk a layer, for QEMU and Workstation; ``vmfs-sparse``, a disk a layer, for ESXi on VMFS 5 and NFS;
+                ``vmfs``, one disk an image, beside its top layer, which vSphere makes itself of what is uploaded; or
+                ``stream-optimized``, that upload, left there to be imported by others. Nothing can be copied on from a store of another
+                form than hosted, and nothing be pulled or written into it. All disks of a store have one form. None: hosted; on
+                vSphere by what the datastore says it is: vmfs-sparse on VMFS up to 5 and NFS, vmfs on VMFS 6, vSAN and vVols.
             vsphere: as for `open`.
 
         Raises:
             InvalidError: no such form; its disks have another size, or it has another largest depth; it is this store; the directory
                 holds something else.
-            UnsupportedError: disks are not copied in this form.
+            UnsupportedError: disks are not copied in this form, or not there.
             Otherwise what `open` raises.
         """
         self._check_elsewhere(location)
         form = None if disk_format is None else parse_target_form(disk_format)
+        if form is not None:
+            _check_form(form, location, max_depth)
         if max_depth is not None:
             check_depth(max_depth)
         remote = is_vsphere_location(location)
@@ -97,6 +101,7 @@ class Seeds(Transfers):
         try:
             check_same_size(self._disks, target._disks, location)
             target._form = form or default_form(target._datastore.storage_type())
+            _check_form(target._form, location, max_depth)
             if remote:
                 target._depth_on_copy = max_depth or VSPHERE_DEPTH
             elif max_depth not in (None, target._max_depth):
@@ -414,6 +419,21 @@ def _told(what: str) -> Iterator[None]:
         raise
     except ImgstoreError as error:
         raise type(error)(f"{what}: {error}", hint=error.hint) from error
+
+
+def _check_form(form: DiskFormat, location: str, max_depth: int | None) -> None:
+    """Raises UnsupportedError where there can be no disks of the form, InvalidError where chains of them are deeper."""
+    if form is DiskFormat.VMFS and not is_vsphere_location(location):
+        raise UnsupportedError(
+            f"{location}: disks of the form {form} are made by vSphere, on its own datastores",
+            hint="imgstore export-disk writes one into a directory",
+        )
+    if form is not DiskFormat.VMFS_SPARSE:
+        return
+    if not is_vsphere_location(location) and directory_of(location) is None:
+        raise UnsupportedError(f"{location}: has no place for a flat disk, which those of the form {form} stand on")
+    if max_depth == 1:
+        raise InvalidError(f"{location}: chains of disks of the form {form} have at least 2 disks, not 1")
 
 
 def _same(one: Path, other: Path) -> bool:

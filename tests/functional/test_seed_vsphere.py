@@ -92,10 +92,12 @@ def test_one_disk_an_image(server: Vcsim, source: ImageStore) -> None:
 
 
 def test_what_a_datastore_says_it_is() -> None:
-    forms = {kind: str(default_form(kind)) for kind in ("VMFS 5", "VMFS 6", "vsan", "VVOL", "NFS", "NFS41", "local", "")}
-    single = {kind for kind, form in forms.items() if form == "stream-optimized"}
-    assert single == {"VMFS 5", "VMFS 6", "vsan", "VVOL"}
-    assert set(forms.values()) == {"stream-optimized", "hosted"}
+    kinds = ("VMFS 3", "VMFS 5", "VMFS 6", "VMFS", "vsan", "VVOL", "NFS", "NFS41", "local", "")
+    assert {kind: str(default_form(kind)) for kind in kinds} == {
+        **dict.fromkeys(("VMFS 3", "VMFS 5", "NFS", "NFS41"), "vmfs-sparse"),
+        **dict.fromkeys(("VMFS 6", "VMFS", "vsan", "VVOL"), "vmfs"),
+        **dict.fromkeys(("local", ""), "hosted"),
+    }
 
 
 def test_going_on(server: Vcsim, source: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
