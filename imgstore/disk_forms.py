@@ -2,10 +2,10 @@
 
 ``vmfs-sparse``: a disk a layer, made by us; below the scratch disk an empty flat one, ``blank``, since a redo log must stand on
 something. ``vmfs``: a disk an image, which the platform makes of an uploaded streamOptimized one, as files or as objects of its own.
-``docs/decisions/0024-seeding-copies-disks.md`` says where which is used.
+``docs/decisions/0024-seeding-copies-disks-as-they-are.md`` says where which is used.
 
-What the platform makes is protected: its descriptor then says that it must not be deleted, which vSphere heeds when it deletes the
-disks of a machine.
+What the platform makes is protected: its descriptor then says that it must not be deleted, and ``DeleteVirtualDisk`` refuses it
+(vmware/vic ``lib/portlayer/storage``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import msgspec
 
 from imgstore import layout
-from imgstore.blocks import SECTOR, MemoryBlockDevice
+from imgstore.blocks import SECTOR, MemoryBlockDevice, ReadableFile
 from imgstore.datastores.datastore import Datastore
 from imgstore.errors import CorruptError, ImgstoreError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.markers import DiskRecord
@@ -41,24 +41,19 @@ def measured_file(record: DiskRecord) -> str | None:
 
 def problems(datastore: Datastore, record: DiskRecord, capacity: int) -> Iterator[tuple[str, str]]:
     """What is wrong with a disk, not of the form hosted, that a look at its size and its descriptor shows: path and problem."""
-    path, measured = f"{layout.DISKS}/{record.file}", measured_file(record)
-    if measured is not None:
-        try:
-            with datastore.open(measured) as file:
-                if file.size != record.size:
-                    yield measured, f"has {file.size} bytes, its marker says {record.size}"
-        except NotFoundError as error:
-            yield measured, str(error)
-    if record.format not in (DiskFormat.VMFS_SPARSE, DiskFormat.VMFS):
-        return
+    path = f"{layout.DISKS}/{record.file}"
     try:
-        if record.format == DiskFormat.VMFS:
-            with datastore.open(path) as file:
-                found = read_descriptor(file)
-        else:
-            with contextlib.closing(open_link(datastore.open, path)) as link:
-                found = link.descriptor
-        _check(found, record, path, capacity)
+        match record.format:
+            case DiskFormat.VMFS:
+                with datastore.open(path) as file:
+                    _check(read_descriptor(file), record, path, capacity)
+            case DiskFormat.VMFS_SPARSE:
+                with contextlib.closing(open_link(datastore.open, path)) as link:
+                    _check(link.descriptor, record, path, capacity)
+                    yield from _size_problem(link.file, record)
+            case _:
+                with datastore.open(path) as file:
+                    yield from _size_problem(file, record)
     except (NotFoundError, CorruptError, UnsupportedError) as error:
         yield path, str(error)
 
@@ -178,6 +173,11 @@ def _check(found: Descriptor, record: DiskRecord, path: str, capacity: int) -> N
         )
 
 
+def _size_problem(file: ReadableFile, record: DiskRecord) -> Iterator[tuple[str, str]]:
+    if file.size != record.size:
+        yield file.path, f"has {file.size} bytes, its marker says {record.size}"
+
+
 def _protect(datastore: Datastore, path: str, *, give_cid: bool = False) -> None:
     """Has the descriptor of a disk that the platform made say that it must not be deleted.
 
@@ -194,7 +194,11 @@ def _protect(datastore: Datastore, path: str, *, give_cid: bool = False) -> None
 
 
 def _read(datastore: Datastore, path: str) -> bytes:
-    return datastore.read_bytes(path, MAX_DESCRIPTOR_FILE)
+    """A descriptor; raises CorruptError for what is too long to be one."""
+    with datastore.open(path) as file:
+        if file.size > MAX_DESCRIPTOR_FILE:
+            raise CorruptError(f"{path}: has {file.size} bytes, more than a descriptor")
+        return file.pread(0, file.size)
 
 
 def _remove_all(datastore: Datastore, stem: str) -> None:

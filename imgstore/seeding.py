@@ -82,7 +82,7 @@ _REDO_LOG_VMFS = 5
 def default_form(storage_type: str) -> DiskFormat:
     """The form for a datastore, by what it says it is: the one that ESXi itself has its snapshots in there, or else one that it makes.
 
-    Source: VMware KB 1015180; "Virtual Disk Format 5.0".
+    Source: VMware, "vSphere Storage" (6.5 to 7.0), "Snapshot Formats".
     """
     kind, _, version = storage_type.partition(" ")
     if kind == "VMFS":

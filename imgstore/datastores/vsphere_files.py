@@ -233,8 +233,9 @@ class DatastoreFiles:
         self.session.wait(task, f"{shown}: cannot make the disk")
 
     def copy_disk(self, source: str, target: str) -> None:
-        """Has the server make a virtual disk of another one, thin where it can be told so: hosts can, vCenters answer NotImplemented.
+        """Has the server make a virtual disk of another one, thin where it can be told so.
 
+        Hosts can; vCenters answer NotImplemented, and make what they choose, seen to be thick (vmware/govmomi 1036, 3748).
         Source: VirtualDiskManager.CopyVirtualDisk_Task in the API reference; govmomi ``object/datastore_file_manager.go``.
 
         Raises:

@@ -155,7 +155,7 @@ class VmAttachments(StoreCore):
             )
         if not self._datastore.exists(parent):
             problem = f"{files.shown(parent)}: is not there, and {device} is to stand on it"
-            raise NotFoundError(problem, hint="imgstore copy brings it there")
+            raise NotFoundError(problem, hint="imgstore copy brings it there, unless each image is to have one disk")
         return replace(named, parent=files.shown(parent))
 
     def _check_form(self, chain_id: str | None) -> None:
@@ -167,7 +167,7 @@ class VmAttachments(StoreCore):
             elif marker.disk.format == DiskFormat.STREAM_OPTIMIZED:
                 raise UnsupportedError(
                     f"{marker.disk.file}: machines cannot have the disk of the image: it is {marker.disk.format}, to be imported",
-                    hint="import it by the platform's own means, or copy the image with --disk-format hosted to another directory",
+                    hint="import it by the platform's own means, or copy the image with --disk-format vmfs to another directory",
                 )
             else:
                 return
