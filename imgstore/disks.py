@@ -367,9 +367,10 @@ class Disks:
         """Removes the layer: marker first, so that a crash leaves it whole or gone. Not there is fine."""
         self._remove_file(layout.layer_marker(chain_id))
         self._remove_disk(chain_id)
-        stem = layout.hex_of(chain_id)
-        for path in set(layout.layer_files(chain_id)) - {_path(name) for name in layout.disk_files(stem)}:
-            self._remove_file(path)
+        gone = [_path(name) for name in layout.disk_files(layout.hex_of(chain_id))]
+        for path in layout.layer_files(chain_id)[1:]:
+            if path not in gone:
+                self._remove_file(path)
 
     def _remove_disk(self, chain_id: str) -> None:
         disk_forms.remove_made_disk(self._datastore, _path(layout.disk_file(layout.hex_of(chain_id))))
