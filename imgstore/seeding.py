@@ -48,6 +48,7 @@ class Side:
 
     Attributes:
         location: what errors and progress call the store.
+        flattening: merges disks that are there; None where none of them can be replaced.
         max_depth: how many disks the chain of an image may have there; None: any number.
         form: of the disks that are copied there.
         tidy: removes what interrupted work left there.
@@ -60,7 +61,7 @@ class Side:
     disks: Disks
     images: Images
     quota: Quota
-    flattening: Flattening
+    flattening: Flattening | None
     max_depth: int | None
     form: DiskFormat
     tidy: Callable[[], None]
@@ -68,6 +69,12 @@ class Side:
 
 TARGET_FORMS = (DiskFormat.HOSTED, DiskFormat.STREAM_OPTIMIZED)
 """Forms that disks can be copied in."""
+
+
+def default_form(storage_type: str) -> DiskFormat:
+    """The form for a datastore, by what it says it is: ESXi opens no hosted disks, and what it imports to VMFS and vSAN is one disk."""
+    imports = storage_type.startswith("VMFS") or storage_type in ("vsan", "VVOL")
+    return DiskFormat.STREAM_OPTIMIZED if imports else DiskFormat.HOSTED
 
 
 def parse_target_form(text: str) -> DiskFormat:
@@ -124,7 +131,7 @@ def copy_image(
             with target.quota.reserved(copy.plan(markers)):
                 copy.bring_layers()
                 stop.check()
-            if target.max_depth is not None and target.form is DiskFormat.HOSTED:
+            if target.max_depth is not None and target.flattening is not None and target.form is DiskFormat.HOSTED:
                 target.flattening.flatten(chain_ids, target.max_depth, progress, stop, slack=True)
             changed = _commit(target, image, markers, names)
         except QuotaExceededError:
@@ -162,7 +169,7 @@ def _find(disks: Disks, chain_id: str) -> LayerMarker:
     marker = disks.find(chain_id)
     if marker is None:
         raise CorruptError(f"layer {chain_id}: is missing or not whole", hint="a pull of the image makes it again")
-    if marker.covered or _form_of(marker) != DiskFormat.HOSTED:
+    if marker.covered or (marker.disk is not None and marker.disk.format != DiskFormat.HOSTED):
         raise UnsupportedError(
             f"layer {chain_id}: its own disk is not here, only merged ones", hint="copy it from where it was pulled"
         )
@@ -206,10 +213,13 @@ class _ImageCopy:
         self._missing = [marker for marker in markers if self._is_missing(marker, there[marker.chain_id])]
         for marker in markers:
             found = there[marker.chain_id]
-            if found is not None and marker not in self._missing:
-                self._tell(marker, State.EXISTS)
-            if found is not None and self._missing:
+            if found is None:
+                continue
+            self._check_form(found)
+            if self._missing and self._single is None:
                 self._check_same(marker, found)
+            if marker not in self._missing:
+                self._tell(marker, State.EXISTS)
         if self._missing and self._target.max_depth is not None and self._single is None:
             self._merged_at = _find_merge(
                 [there[marker.chain_id] or marker for marker in markers], self._missing, self._target.max_depth
@@ -220,16 +230,16 @@ class _ImageCopy:
     def _is_missing(self, ours: LayerMarker, theirs: LayerMarker | None) -> bool:
         return theirs is None or (theirs.covered and ours.chain_id == self._single)
 
-    def _check_same(self, ours: LayerMarker, theirs: LayerMarker) -> None:
-        """Disks above a layer refer to the bytes below them: another converter may have put the same files elsewhere."""
-        form = _form_of(theirs) or self._target.form
-        if form != self._target.form or (theirs.covered and form == DiskFormat.HOSTED):
+    def _check_form(self, theirs: LayerMarker) -> None:
+        form = self._target.form if theirs.disk is None else theirs.disk.format
+        if form != self._target.form or (theirs.covered and self._single is None):
             raise InvalidError(
-                f"layer {ours.chain_id}: its disk there has not the form {self._target.form}",
+                f"layer {theirs.chain_id}: its disk there has not the form {self._target.form}",
                 hint="all disks of a datastore have one form: use --disk-format, or another directory",
             )
-        if self._single is not None:
-            return
+
+    def _check_same(self, ours: LayerMarker, theirs: LayerMarker) -> None:
+        """Disks above a layer refer to the bytes below them: another converter may have put the same files elsewhere."""
         is_merged = any(marker.disk is not None and marker.disk.merged for marker in (ours, theirs))
         if ours.recipe.digest != theirs.recipe.digest or not (is_merged or _sums_of(ours) == _sums_of(theirs)):
             raise InvalidError(
@@ -434,10 +444,6 @@ def _find_merge(markers: Sequence[LayerMarker], missing: Sequence[LayerMarker], 
     if len(chain) <= max_depth:
         return None
     return next((chain_id for chain_id in chain[-max_depth:] if chain_id in lacking), None)
-
-
-def _form_of(marker: LayerMarker) -> str | None:
-    return None if marker.disk is None else marker.disk.format
 
 
 def _sums_of(marker: LayerMarker) -> str | None:

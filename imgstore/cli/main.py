@@ -35,7 +35,7 @@ COMMANDS: Commands = {
     "save": ("archives", "save", "Save images to a tar archive."),
     "load": ("archives", "load", "Load images from a tar archive."),
     "import": ("archives", "import_tree", "Make an image of one layer from a tar archive of a file tree."),
-    "seed": ("seeds", "seed", "Pull a list of images once, and copy to datastores what each lacks."),
+    "seed": ("seeds", "seed", "Pull a list of images, and copy them to datastores."),
     "copy": ("seeds", "copy", "Copy images of the store to a datastore."),
     "ls-remote": ("seeds", "list_remote", "List the images of a datastore, and change nothing there."),
     "container": ("containers", "container", "Make, list and remove containers."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imgstore.answers import CopyResult, RemoteStore, SeedPlan, SeedReport
     from imgstore.seed_files import SeedImage
     from imgstore.store import ImageStore
+    from imgstore.vsphere.login import VsphereLogin
 
 STANDARD_INPUT = "standard input"
 _KEPT = "images and layers that were complete are kept, and will be neither pulled nor copied again"
@@ -77,7 +78,7 @@ def seed(
     keep_going: bool,
     quiet: bool,
 ) -> None:
-    """Pull a list of images once, and copy to datastores what each lacks.
+    """Pull a list of images, and copy them to datastores.
 
     The store (--store) has all images afterwards, and the datastores are stores of their own. What is there is neither pulled nor copied
     again, so that the same command brings what is new, and goes on where it was interrupted.
@@ -85,9 +86,12 @@ def seed(
     The first failure ends it; with --keep-going all else is done, and the exit code is 3.
     """
     images = _read_list(file)
-    places = {_target(session, datastore): datastore for datastore in datastores}
-    if len(places) < len(datastores):
-        raise InvalidError("a datastore is named twice")
+    places: dict[str, str] = {}
+    for datastore in datastores:
+        place = _target(session, datastore)
+        if place in places:
+            raise InvalidError(f"{datastore}: is named twice")
+        places[place] = datastore
     if dry_run:
         _show_plans(session, images, places, platform)
         return
@@ -103,6 +107,7 @@ def seed(
             disk_format=disk_format,
             jobs=jobs or JOBS_DEFAULT,
             keep_going=keep_going,
+            logins=_logins(session, places),
             progress=progress,
         )
     if session.json:
@@ -151,7 +156,7 @@ def copy(
         wanted = [image.id for image in store.images()] if everything else list(dict.fromkeys(references))
         if len(references) == 1:
             store.image(references[0])  # before a datastore is made for nothing
-        with store.open_target(place, max_depth=max_depth, disk_format=disk_format) as target:
+        with _open_target(session, store, place, max_depth, disk_format) as target:
             try:
                 do_each(wanted, lambda reference: copies.append(store.copy_image(reference, target, progress=progress)))
             finally:
@@ -171,7 +176,8 @@ def list_remote(session: Session, datastore: str, no_trunc: bool) -> None:
     """
     from imgstore.store import ImageStore
 
-    remote = ImageStore.list_remote(_place(session, datastore))
+    place = _place(session, datastore)
+    remote = ImageStore.list_remote(place, vsphere=session.vsphere_login(place))
     if session.json:
         output.print_json(_describe_remote(remote))
         return
@@ -188,6 +194,16 @@ def list_remote(session: Session, datastore: str, no_trunc: bool) -> None:
     output.print_table(["IMAGE", "IMAGE ID", "SIZE", "DISKS"], rows)
     for sentence in remote.left_out:
         print(f"not whole: {output.printable(sentence)}", file=sys.stderr)
+
+
+def _logins(session: Session, places: Iterable[str]) -> dict[str, VsphereLogin]:
+    found = {place: session.vsphere_login(place) for place in places}
+    return {place: login for place, login in found.items() if login is not None}
+
+
+def _open_target(session: Session, store: ImageStore, place: str, max_depth: int | None, disk_format: str | None) -> ImageStore:
+    login = session.vsphere_login(place)
+    return store.open_target(place, max_depth=max_depth, disk_format=disk_format, vsphere=login)
 
 
 def _target(session: Session, datastore: str) -> str:
@@ -221,7 +237,7 @@ def _read_list(file: str) -> list[SeedImage]:
 
 def _show_plans(session: Session, images: Sequence[SeedImage], places: Mapping[str, str], platform: str | None) -> None:
     with _store_to_look_at(session) as store:
-        plans = store.plan_seed(images, list(places), platform=platform)
+        plans = store.plan_seed(images, list(places), platform=platform, logins=_logins(session, places))
     if session.json:
         output.print_json([_describe_plan(plan) for plan in plans])
     else:

@@ -365,6 +365,10 @@ class Datastore(abc.ABC):
         root = self.local_path("")
         return "" if root is None else f"{root}/"
 
+    def storage_type(self) -> str:
+        """What the platform calls the storage below it, such as ``VMFS 6``; empty where there is no platform that would say."""
+        return ""
+
     def space(self) -> Space | None:
         """How much the storage below it has; None where nobody can say."""
         return None

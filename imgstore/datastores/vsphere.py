@@ -263,6 +263,9 @@ class VsphereDatastore(Datastore):
         found = self._files.session.properties([self._files.datastore], "summary", "info")[self._files.datastore]
         return describe(found["summary"], found["info"])
 
+    def storage_type(self) -> str:
+        return self.describe().type
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True

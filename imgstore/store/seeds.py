@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from imgstore import layout, markers
 from imgstore.answers import CopyPlan, CopyResult, PullResult, RemoteStore, SeedFailure, SeedPlan, SeedReport
 from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
+from imgstore.config import is_vsphere_location
 from imgstore.datastores.local import LocalDatastore
 from imgstore.errors import ImgstoreError, InvalidError, NotFoundError
 from imgstore.images import names_id, parse_reference
 from imgstore.leases import MemoryLeases
-from imgstore.location import check_depth, directory_of
+from imgstore.location import check_depth, directory_of, open_vsphere
 from imgstore.progress import ProgressSink, ignore
 from imgstore.rebuild import rebuild
 from imgstore.registries import translated
 from imgstore.seed_files import SeedImage
-from imgstore.seeding import Side, check_same_size, copy_image, files_of, missing_layers, parse_target_form
+from imgstore.seeding import Side, check_same_size, copy_image, default_form, files_of, missing_layers, parse_target_form
 from imgstore.stop import Stop, StoppedError
 from imgstore.store.transfers import Transfers
 from imgstore.vmdk.formats import DiskFormat
@@ -30,7 +32,13 @@ from registry_client.options import Options
 from registry_client.platform import Platform
 from registry_client.source import open_source
 
+if TYPE_CHECKING:
+    from imgstore.vsphere.login import VsphereLogin
+
 T = TypeVar("T")
+
+VSPHERE_DEPTH = 30
+"""Disks of a chain on vSphere: it opens some more, and those of a machine and its snapshots come on top."""
 
 JOBS_DEFAULT = 3
 """Datastores that are seeded at once."""
@@ -42,15 +50,30 @@ class Seeds(Transfers):
     _form = DiskFormat.HOSTED
     """Of the disks that are copied to this store."""
 
-    def open_target(self, location: str, *, max_depth: int | None = None, disk_format: str | None = None) -> Self:
+    _called: str | None = None
+    """What who opened this store to copy to it calls it."""
+
+    _depth_on_copy: int | None = None
+    """How deep the chains of what is copied to this store may become, where the store itself does not say."""
+
+    def open_target(
+        self,
+        location: str,
+        *,
+        max_depth: int | None = None,
+        disk_format: str | None = None,
+        vsphere: VsphereLogin | None = None,
+    ) -> Self:
         """Opens the store that images are to be copied to; makes it, with the disk size of this one, if there is none.
 
         Args:
             max_depth: how many disks the chain of an image may have there, as `create` takes it; a store that is there must have been made
-                with it. None: what the store was made with.
+                with it. On vSphere, where stores do not keep it, it holds for these copies. None: what the store was made with; on vSphere
+                30.
             disk_format: ``hosted``, a disk a layer, or ``stream-optimized``, one disk an image, beside its top layer, for platforms
                 that import disks: on those no container can be made there, and nothing be pushed from there. All disks of a store
-                have one form. None: hosted.
+                have one form. None: hosted; on vSphere by what the datastore says it is: stream-optimized for VMFS, vSAN and vVols.
+            vsphere: as for `open`.
 
         Raises:
             InvalidError: no such form; its disks have another size, or it has another largest depth; it is this store; the directory
@@ -62,13 +85,23 @@ class Seeds(Transfers):
         form = None if disk_format is None else parse_target_form(disk_format)
         if max_depth is not None:
             check_depth(max_depth)
-        target = type(self)._open(location, disk_size=self._disks.capacity, max_depth=max_depth, registries=self._registries)
-        target._form = form or DiskFormat.HOSTED
+        remote = is_vsphere_location(location)
+        target = type(self)._open(
+            location,
+            disk_size=self._disks.capacity,
+            max_depth=None if remote else max_depth,
+            registries=self._registries,
+            vsphere=vsphere,
+        )
+        target._called = location
         try:
-            check_same_size(self._disks, target._disks, target.location)
-            if max_depth not in (None, target._max_depth):
+            check_same_size(self._disks, target._disks, location)
+            target._form = form or default_form(target._datastore.storage_type())
+            if remote:
+                target._depth_on_copy = max_depth or VSPHERE_DEPTH
+            elif max_depth not in (None, target._max_depth):
                 had = target._max_depth or "any number of"
-                raise InvalidError(f"{target.location}: was made for chains of {had} disks, not {max_depth}")
+                raise InvalidError(f"{location}: was made for chains of {had} disks, not {max_depth}")
         except BaseException:
             target.close()
             raise
@@ -98,7 +131,7 @@ class Seeds(Transfers):
         """
         image = self._images.find(reference)
         names = self._names_of(reference, image)
-        with _told(f"{reference} to {target.location}"), self._mended(), target._mended():
+        with _told(f"{reference} to {target._called or target.location}"), self._mended(), target._mended():
             return copy_image(self._side(), target._side(), image, names, progress, stop or Stop())
 
     def seed(
@@ -111,6 +144,7 @@ class Seeds(Transfers):
         disk_format: str | None = None,
         jobs: int = JOBS_DEFAULT,
         keep_going: bool = False,
+        logins: Mapping[str, VsphereLogin] = MappingProxyType({}),
         credential: Credential | None = None,
         progress: ProgressSink = ignore,
         stop: Stop | None = None,
@@ -127,6 +161,7 @@ class Seeds(Transfers):
             max_depth, disk_format: as for `open_target`.
             jobs: how many datastores are copied to at once.
             keep_going: go on with all else after a failure, and report it; else the first failure ends all, and is raised.
+            logins: for locations on vSphere, by location.
             credential, progress, stop: as for `pull`.
 
         Raises:
@@ -140,7 +175,9 @@ class Seeds(Transfers):
             targets: list[Seeds] = []
             for location in self._distinct(locations):
                 with run.attempt("", location):
-                    targets.append(stack.enter_context(self.open_target(location, max_depth=max_depth, disk_format=disk_format)))
+                    login = logins.get(location)
+                    target = self.open_target(location, max_depth=max_depth, disk_format=disk_format, vsphere=login)
+                    targets.append(stack.enter_context(target))
             pulls: list[PullResult] = []
             for image in images:
                 with run.attempt(image.reference, ""):
@@ -149,13 +186,13 @@ class Seeds(Transfers):
                         pulls.append(
                             self.pull(reference, platform=wanted, credential=credential, progress=progress, stop=run.stop)
                         )
-            copies: dict[str, list[CopyResult]] = {target.location: [] for target in targets}
+            copies: dict[str, list[CopyResult]] = {str(target._called): [] for target in targets}
 
             def copy_all(target: Seeds) -> None:
                 for pulled in pulls:
-                    with run.attempt(pulled.reference, target.location):
+                    with run.attempt(pulled.reference, str(target._called)):
                         copied = self.copy_image(pulled.reference, target, progress=progress, stop=run.stop)
-                        copies[target.location].append(copied)
+                        copies[copied.location].append(copied)
 
             run.each(copy_all, targets, jobs)
         return SeedReport(tuple(pulls), tuple(copy for made in copies.values() for copy in made), tuple(run.failures))
@@ -166,6 +203,7 @@ class Seeds(Transfers):
         locations: Sequence[str],
         *,
         platform: str | None = None,
+        logins: Mapping[str, VsphereLogin] = MappingProxyType({}),
         credential: Credential | None = None,
         progress: ProgressSink = ignore,
         stop: Stop | None = None,
@@ -181,7 +219,7 @@ class Seeds(Transfers):
             for location in self._distinct(locations):
                 try:
                     self._check_elsewhere(location)
-                    views[location] = view = self._view(location)
+                    views[location] = view = self._view(location, logins.get(location))
                     if view is not None:
                         stack.callback(view.close)
                         check_same_size(self._disks, view._disks, location)
@@ -202,30 +240,37 @@ class Seeds(Transfers):
         return plans
 
     @classmethod
-    def list_remote(cls, location: str) -> RemoteStore:
+    def list_remote(cls, location: str, *, vsphere: VsphereLogin | None = None) -> RemoteStore:
         """What a store has, without opening it for writing: nothing there is made, locked, swept or mended.
 
         Raises:
             NotFoundError: there is no store.
             Otherwise what `open` raises.
         """
-        view = cls._view(location)
+        view = cls._view(location, vsphere)
         if view is None:
             raise NotFoundError(f"{location}: there is no store", hint="imgstore seed and imgstore copy make one")
         with view:
             return RemoteStore(view.location, view._disks.capacity, tuple(view._listing.images()), view._left_out)
 
     @classmethod
-    def _view(cls, location: str) -> Self | None:
+    def _view(cls, location: str, vsphere: VsphereLogin | None) -> Self | None:
         """A store that is only looked at, its catalog in memory; None where there is none."""
-        directory = directory_of(location)
-        if directory is None or not (directory / layout.STORE).exists():
-            return None
-        datastore = LocalDatastore(directory)
+        directory = None
+        if is_vsphere_location(location):
+            datastore = open_vsphere(location, vsphere)
+        else:
+            directory = directory_of(location)
+            if directory is None or not (directory / layout.STORE).exists():
+                return None
+            datastore = LocalDatastore(directory)
         try:
             data = datastore.read_bytes(layout.STORE, markers.LIMIT)
-            marker = markers.decode(markers.StoreMarker, data, f"{directory}/{layout.STORE}")
+            marker = markers.decode(markers.StoreMarker, data, datastore.prefix + layout.STORE)
             view = cls(datastore, Catalog(None), MemoryLeases(), marker, directory, Options())
+        except NotFoundError:
+            datastore.close()
+            return None
         except BaseException:
             datastore.close()
             raise
@@ -241,15 +286,15 @@ class Seeds(Transfers):
 
     def _side(self) -> Side:
         return Side(
-            self.location,
+            self._called or self.location,
             self._datastore,
             self._catalog,
             self._leases,
             self._disks,
             self._images,
             self._quota,
-            self._flattening,
-            self._max_depth,
+            None if self._max_depth is None else self._flattening,
+            self._depth_on_copy if self._max_depth is None else self._max_depth,
             self._form,
             self._tidy,
         )
@@ -294,20 +339,19 @@ class Seeds(Transfers):
         return SeedPlan(reference, len(lacking), sum(sizes[chain_id] for chain_id in lacking), tuple(copies))
 
     def _check_elsewhere(self, location: str) -> None:
-        directory = directory_of(location)
+        directory = None if is_vsphere_location(location) else directory_of(location)
         if directory is not None and self._directory is not None and _same(directory, self._directory):
             raise InvalidError(f"{location}: is the store that is copied from")
 
     @staticmethod
     def _distinct(locations: Sequence[str]) -> list[str]:
-        places: list[Path] = []
+        places: set[str | Path] = set()
         for location in locations:
-            directory = directory_of(location)
-            if directory is None:
-                continue
-            if any(_same(directory, place) for place in places):
+            directory = None if is_vsphere_location(location) else directory_of(location)
+            place = location if directory is None else directory.resolve()
+            if place in places:
                 raise InvalidError(f"{location}: is named twice")
-            places.append(directory)
+            places.add(place)
         return list(locations)
 
 

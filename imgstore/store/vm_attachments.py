@@ -18,6 +18,7 @@ from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, Unsuppor
 from imgstore.gc import kept
 from imgstore.images import familiar
 from imgstore.store.core import StoreCore
+from imgstore.vmdk.formats import DiskFormat
 from imgstore.volume_options import check_name
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class VmAttachments(StoreCore):
             InvalidError: a name makes no sense, or is there twice; or the machine is on another server.
             InUseError: the machine has a disk in another mode, or no free unit for one (`NoFreeUnitError`); another machine has one open
                 for writing; or another task runs on the machine.
-            UnsupportedError: the store is not on a vSphere datastore.
+            UnsupportedError: the store is not on a vSphere datastore, or its disks are streamOptimized.
         """
         files = self._files()
         devices = _parse(names)
@@ -137,6 +138,7 @@ class VmAttachments(StoreCore):
     def _wanted(self, files: DatastoreFiles, device: DeviceName, *, make_volumes: bool) -> WantedDisk:
         """The disk of the device, made over its parent if it is not there."""
         named = self._named(files, device)
+        self._check_form(self._top_layer(device))
         if self._datastore.exists(self._path(device)):
             return named
         if device.kind == "container":
@@ -155,6 +157,20 @@ class VmAttachments(StoreCore):
             problem = f"{files.shown(parent)}: is not there, and {device} is to stand on it"
             raise NotFoundError(problem, hint="imgstore copy brings it there")
         return replace(named, parent=files.shown(parent))
+
+    def _check_form(self, chain_id: str | None) -> None:
+        """Raises UnsupportedError where the disk that shows a layer is for platforms to import only."""
+        while chain_id is not None:
+            marker = self._disks.read_marker(chain_id)
+            if marker.disk is None:
+                chain_id = marker.parent
+            elif marker.disk.format == DiskFormat.STREAM_OPTIMIZED:
+                raise UnsupportedError(
+                    f"{marker.disk.file}: machines cannot have the disk of the image: it is {marker.disk.format}, to be imported",
+                    hint="import it by the platform's own means, or copy the image with --disk-format hosted to another directory",
+                )
+            else:
+                return
 
     def _named(self, files: DatastoreFiles, device: DeviceName) -> WantedDisk:
         from imgstore.attach.vm_devices import DiskMode, WantedDisk

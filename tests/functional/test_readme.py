@@ -16,7 +16,7 @@ LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.img")
 
 
 def test_sessions_and_program(tmp_path: Path) -> None:
-    need("bash", "qemu-img", "e2fsck")
+    need("bash", "qemu-img", "e2fsck", "nbdinfo")
     checkout = Path(shutil.copytree(ROOT, tmp_path / "imgstore", ignore=LEFT_OUT))
     script = steps(README)
     settings = environment(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_ROOT_USER_ACTION="ignore")

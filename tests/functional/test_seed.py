@@ -153,6 +153,41 @@ def test_a_name_goes_over(registry: Registry, images: list[SeedImage], tmp_path:
         assert len(target.images()) == 2
 
 
+def test_all_tags(registry: Registry, images: list[SeedImage], tmp_path: Path) -> None:
+    registry.add_image("team/many", "1", LAYERS["app"])
+    registry.add_image("team/many", "2", LAYERS["tool"])
+    with ImageStore.open(str(tmp_path / "store")) as store:
+        every = SeedImage(f"{registry.host}/team/many", all_tags=True)
+        plans = store.plan_seed([every, SeedImage(f"{registry.host}/team/none:1")], [str(tmp_path / "there")])
+        assert [(plan.reference[-2:], plan.pulled_layers, plan.problem == "") for plan in plans] == [
+            (":1", 2, True),
+            (":2", 3, True),
+            (":1", 0, False),
+        ]
+        report = store.seed([every], [str(tmp_path / "there")])
+        assert [copy.references[-1][-2:] for copy in report.copies] == [":1", ":2"]
+
+
+def test_a_removal_there_meanwhile(images: list[SeedImage], tmp_path: Path) -> None:
+    """What a copy counts on is not collected."""
+    removed: list[str] = []
+
+    def remove(event: ProgressEvent) -> None:
+        if event.state is State.COPYING and not removed:
+            with ImageStore.open(str(tmp_path / "there")) as other:
+                removed.extend(other.remove(images[0].reference).untagged)
+
+    with ImageStore.open(str(tmp_path / "store")) as store:
+        store.seed(images, [])
+        with store.open_target(str(tmp_path / "there")) as target:
+            store.copy_image(images[0].reference, target)
+            copied = store.copy_image(images[1].reference, target, progress=remove)
+            assert (copied.copied_layers, copied.present_layers) == (2, 1)
+            assert removed
+            assert [image.references for image in target.images()] == [(images[1].reference,)]
+            assert list(target.check(read_data=True)) == []
+
+
 def test_into_memory(seeded: Path) -> None:
     with ImageStore.open(str(seeded)) as store, store.open_target("mem://") as target:
         assert store.copy_image("three-layers", target).copied_layers == 3
@@ -197,6 +232,8 @@ def test_one_disk_an_image(registry: Registry, images: list[SeedImage], tmp_path
         assert stamps(there) == before
         registry.add_image("team/base", "1", LAYERS["app"][:1])
         base = SeedImage(f"{registry.host}/team/base:1")
+        with pytest.raises(InvalidError, match="has not the form hosted"):
+            store.seed([base], [str(there)])
         (copied,) = store.seed([base], [str(there)], disk_format="stream-optimized").copies
         assert copied.copied_layers == 1, "it was covered by the disks of the others, which show more"
         with ImageStore.open(str(there), create=False) as target:
@@ -209,6 +246,8 @@ def test_one_disk_an_image(registry: Registry, images: list[SeedImage], tmp_path
                 target.create_container(images[0].reference)
             with pytest.raises(UnsupportedError, match="not on this datastore"):
                 b"".join(target.save([images[1].reference]))
+        with pytest.raises(InvalidError, match="has not the form hosted"):
+            store.seed(images[:1], [str(there)])
         with pytest.raises(InvalidError, match="has not the form hosted"):
             registry.add_image("team/more", "1", [*LAYERS["app"], make_tar({"more": b"more"})])
             store.seed([SeedImage(f"{registry.host}/team/more:1")], [str(there)])

@@ -250,3 +250,17 @@ def test_destroy_is_refused_as_long_as_disks_are_there(vcenter: Vcenter, directo
         assert not any(vcenter.disabled.values())
         store.attach_to_vm([f"image/{IMAGE}"], VM, protect=False)
         assert not any(vcenter.disabled.values())
+
+
+def test_disks_that_are_to_be_imported_are_not_attached(server: Vcsim, seeded: Path, tmp_path: Path) -> None:
+    with (
+        ImageStore.open(str(seeded)) as source,
+        source.open_target(str(tmp_path / "to"), disk_format="stream-optimized") as target,
+    ):
+        source.copy_image(IMAGE, target)
+    shutil.copytree(tmp_path / "to", server.directory() / "streamed")
+    with (
+        ImageStore.open(server.url("streamed"), vsphere=server.login) as store,
+        pytest.raises(UnsupportedError, match=r"machines cannot have the disk of the image: it is stream-optimized"),
+    ):
+        store.attach_to_vm([f"image/{IMAGE}"], VM)

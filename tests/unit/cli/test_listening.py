@@ -1,4 +1,4 @@
-"""Options that say who may connect, and how."""
+"""What commands that listen have in common."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import pytest
 
 from imgstore.cli.listening import Protection
 from imgstore.errors import InvalidError
-
-
-def protection(tls: bool, tlsverify: bool, authority: str | None, certificate: str | None, key: str | None) -> Protection:
-    return Protection(None, tls, tlsverify, authority, certificate, key, insecure_no_auth=False)
+from imgstore.listeners import Access
 
 
 @pytest.mark.parametrize(
@@ -25,8 +22,9 @@ def protection(tls: bool, tlsverify: bool, authority: str | None, certificate: s
 )
 def test_options_of_tls(words: tuple[bool, bool, str | None, str | None, str | None], complaint: str) -> None:
     with pytest.raises(InvalidError, match=complaint):
-        protection(*words).access()
+        Protection(None, *words, insecure_no_auth=False).access()
 
 
 def test_without_tls() -> None:
-    assert protection(False, False, None, None, None).access().tls is None
+    protection = Protection("root", False, False, None, None, None, insecure_no_auth=True)
+    assert protection.access(port=1) == Access(group=0, tls=None, allow_anyone=True, port=1)
