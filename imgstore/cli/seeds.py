@@ -152,16 +152,16 @@ def copy(
     place = _target(session, datastore)
     session.kept = _KEPT
     copies: list[CopyResult] = []
-    with session.open_store(create=False) as store, progress_shown(session, quiet=quiet) as progress:
-        wanted = [image.id for image in store.images()] if everything else list(dict.fromkeys(references))
-        if len(references) == 1:
-            store.image(references[0])  # before a datastore is made for nothing
-        with _open_target(session, store, place, max_depth, disk_format) as target:
-            try:
+    try:
+        with session.open_store(create=False) as store, progress_shown(session, quiet=quiet) as progress:
+            wanted = [image.id for image in store.images()] if everything else list(dict.fromkeys(references))
+            if len(references) == 1:
+                store.image(references[0])  # before a datastore is made for nothing
+            with _open_target(session, store, place, max_depth, disk_format) as target:
                 do_each(wanted, lambda reference: copies.append(store.copy_image(reference, target, progress=progress)))
-            finally:
-                if copies or sys.exc_info()[0] is None:
-                    _show_copies(session, copies, {place: datastore})
+    finally:
+        if copies or sys.exc_info()[0] is None:
+            _show_copies(session, copies, {place: datastore})
 
 
 @click.command("ls-remote")
