@@ -70,17 +70,16 @@ def serve(session: Session, /, hosts: tuple[str, ...], read_only: bool, exports:
     Exports are named image/REF, container/NAME and volume/NAME; with ?snapshot behind the name a client gets a private copy that it may
     write and that vanishes when it goes. Images are read-only. Ends on SIGTERM, when what clients wrote is on stable storage.
     """
-    from imgstore.device_names import parse_device_name
     from imgstore.listeners import Listeners, activated_sockets
 
-    for name in exports:
-        parse_device_name(name)
     start_logging(session)
     raise_file_limit()
     with Listeners() as listeners:
         open_nbd_listeners(listeners, hosts, take_protection(words), activated_sockets(session.environment, os.getpid()))
         with session.open_store(create=False) as store:
             server = create_nbd_server(store, listeners, names=exports, read_only=read_only)
+            for name in exports:
+                server.exports.describe(name)
             asyncio.run(_serve(session, server, listeners))
             listeners.close()
             end_threads()

@@ -298,7 +298,7 @@ class VsphereDatastore(Datastore):
     def _unsupported(self, path: str) -> UnsupportedError:
         return UnsupportedError(
             f"{self._files.shown(path)}: disks that guests write cannot be made on a vSphere datastore over the network",
-            hint="containers and volumes need a store on a file system of this machine; on vSphere the platform makes such disks",
+            hint="use a store on a file system of this machine, or let the platform make them: imgstore attach --vm",
         )
 
     def _check_open(self) -> None:

@@ -124,7 +124,7 @@ class Commands:
         try:
             return self._perform(request, data)
         except ImgstoreError as error:
-            _log.debug("%s of bytes %d..+%d: %s", request.command, request.offset, request.length, error)
+            _log.debug("command %d of bytes %d..+%d: %s", request.command, request.offset, request.length, error)
             return self.error(request, _kind_of(error), str(error))
         except OSError as error:
             kind = Error.ENOSPC if error.errno in _NO_SPACE else Error.EIO

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from imgstore.answers import DeviceInfo
-from imgstore.blocks import Bytes, Extent, GuestDevice
-from imgstore.errors import DeniedError, InUseError, NotFoundError
+from imgstore.blocks import GuestDevice
+from imgstore.errors import InUseError, NotFoundError
 from imgstore.nbd.protocol import STRING_MAX, TransmissionFlag
+
+_SNAPSHOT = "?snapshot"
 
 
 class Devices(Protocol):
     """Where devices come from: an ImageStore. Called in threads, and may wait for storage."""
 
-    def open_device(self, name: str) -> GuestDevice:
+    def open_device(self, name: str, *, read_only: bool = False) -> GuestDevice:
         """See ``ImageStore.open_device``."""
         ...
 
@@ -31,7 +33,7 @@ class Exports:
     Attributes:
         names: the only devices that are offered; empty for all. Of each its private copy (``?snapshot``) is offered as well. If there is
             one name, it is the default export, which clients ask for by the empty name.
-        read_only: nothing can be written, whatever it is.
+        read_only: nothing can be written, whatever it is; so that many may read it.
     """
 
     devices: Devices
@@ -40,10 +42,11 @@ class Exports:
 
     def list(self) -> Iterator[tuple[bytes, bytes]]:
         """Name and description of each export that has a name which the protocol can carry."""
-        for info in self.devices.devices():
-            name = info.name.encode()
-            if len(name) <= STRING_MAX and (not self.names or info.name in self.names):
-                yield name, info.description.encode(errors="replace")[:STRING_MAX]
+        descriptions = {info.name: info.description for info in self.devices.devices()}
+        for name in self.names or descriptions:
+            encoded = name.encode()
+            if len(encoded) <= STRING_MAX:
+                yield encoded, descriptions.get(name, "").encode(errors="replace")[:STRING_MAX]
 
     def open(self, name: str) -> GuestDevice:
         """Opens an export for one client; the caller closes it.
@@ -52,8 +55,7 @@ class Exports:
             NotFoundError: there is none, or it is not offered.
             ImgstoreError: what ``open_device`` raises.
         """
-        device = self.devices.open_device(self._resolve(name))
-        return ReadOnlyView(device) if self.read_only and not device.read_only else device
+        return self.devices.open_device(self._resolve(name), read_only=self.read_only)
 
     def describe(self, name: str) -> tuple[int, TransmissionFlag]:
         """Size and flags of an export, without keeping it open. Raises what `open` raises, but answers for one that is in use."""
@@ -73,9 +75,9 @@ class Exports:
     def _resolve(self, name: str) -> str:
         if not name and len(self.names) == 1:
             return self.names[0]
-        if not name or (self.names and name.removesuffix("?snapshot") not in self.names):
-            raise NotFoundError(f"export {name!r}: is not offered here")
-        return name
+        if name and (not self.names or not {name, name.removesuffix(_SNAPSHOT)}.isdisjoint(self.names)):
+            return name
+        raise NotFoundError(f"export {name!r}: is not offered here")
 
 
 def transmission_flags(*, read_only: bool) -> TransmissionFlag:
@@ -87,38 +89,3 @@ def transmission_flags(*, read_only: bool) -> TransmissionFlag:
     if read_only:
         return always | TransmissionFlag.READ_ONLY | TransmissionFlag.CAN_MULTI_CONN
     return always | TransmissionFlag.SEND_TRIM | TransmissionFlag.SEND_WRITE_ZEROES | TransmissionFlag.SEND_FAST_ZERO
-
-
-class ReadOnlyView:
-    """A device that can be written, for a client that may not."""
-
-    def __init__(self, device: GuestDevice) -> None:
-        self._device = device
-        self.read = device.read
-        self.read_ready_into = device.read_ready_into
-        self.flush = device.flush
-        self.close = device.close
-
-    @property
-    def size(self) -> int:
-        return self._device.size
-
-    @property
-    def read_only(self) -> bool:
-        return True
-
-    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
-        return self._device.extents(offset, length)
-
-    def write(self, offset: int, data: Bytes) -> None:
-        raise _denied(offset, len(data))
-
-    def zero(self, offset: int, length: int, *, keep_space: bool = False) -> None:
-        raise _denied(offset, length)
-
-    def trim(self, offset: int, length: int) -> None:
-        raise _denied(offset, length)
-
-
-def _denied(offset: int, length: int) -> DeniedError:
-    return DeniedError(f"bytes {offset}..{offset + length}: the export is read-only")

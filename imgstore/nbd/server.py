@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 import ssl
@@ -30,7 +29,6 @@ SHUTDOWN_SECONDS = 5.0
 
 _THREADS = 64
 _SEND_BUFFER = 4 << 20  # bytes; a Unix socket's own are few, and with each time they are full both sides wait for the other
-_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SHORTAGE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -58,11 +56,12 @@ class Server:
     def __init__(
         self, exports: Exports, listeners: Sequence[Listener], *, handshake_seconds: float = HANDSHAKE_SECONDS_MAX
     ) -> None:
-        self._exports = exports
+        self.exports = exports
         self._listeners = tuple(listeners)
         self._handshake_seconds = handshake_seconds
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nbd")
         self._accepting: list[asyncio.Task[None]] = []
+        self._is_full = False
         self._clients: dict[asyncio.Task[None], _Client] = {}
 
     async def start(self) -> None:
@@ -92,13 +91,16 @@ class Server:
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener.socket)
-            except OSError as error:
-                if error.errno in _SHORTAGES:
-                    _log.warning("%s: a connection has to wait: %s", listener.address, error.strerror)
-                    await asyncio.sleep(_SHORTAGE_SECONDS)
+            except ConnectionAbortedError:
                 continue
-            if len(self._clients) >= CONNECTIONS_MAX:
-                _log.warning("%s: a client was dropped: %d are connected", listener.address, len(self._clients))
+            except OSError as error:  # no descriptors or no memory, which others may give back
+                _log.warning("%s: a connection has to wait: %s", listener.address, error.strerror)
+                await asyncio.sleep(_SHORTAGE_SECONDS)
+                continue
+            was_full, self._is_full = self._is_full, len(self._clients) >= CONNECTIONS_MAX
+            if self._is_full:
+                if not was_full:
+                    _log.warning("%s: clients are dropped: %d are connected", listener.address, len(self._clients))
                 connection.close()
                 continue
             _tune(connection)
@@ -121,7 +123,7 @@ class Server:
 
     async def _shake_hands(self, client: _Client) -> Agreement | None:
         async with asyncio.timeout(self._handshake_seconds) as limit:
-            handshake = Handshake(client.channel, self._exports, client.tls, self._executor, limit, settle=self._settle)
+            handshake = Handshake(client.channel, self.exports, client.tls, self._executor, limit, settle=self._settle)
             return await handshake.negotiate()
 
     async def _transmit(self, client: _Client, agreed: Agreement) -> None:

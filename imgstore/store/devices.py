@@ -49,7 +49,7 @@ class Devices(StoreCore):
             found.append(DeviceInfo(name, volume.marker.capacity, False, f"volume in {volume.store.name}"))
         return found
 
-    def open_device(self, name: str, *, snapshot: bool = False) -> GuestDevice:
+    def open_device(self, name: str, *, snapshot: bool = False, read_only: bool = False) -> GuestDevice:
         """Opens a disk for a guest. Closing the store leaves it open.
 
         Images can only be read, and their layers stay while they are. A container's or volume's disk is locked as QEMU would lock it,
@@ -58,6 +58,7 @@ class Devices(StoreCore):
         Args:
             name: ``image/REFERENCE``, ``container/NAME`` or ``volume/NAME``; with ``?snapshot`` behind it as with ``snapshot``.
             snapshot: gives a private copy of the moment, which can be written and vanishes when it is closed.
+            read_only: nothing is written, so that others may read the disk as well; a private copy is then none.
 
         Raises:
             InvalidError: the name is none.
@@ -66,14 +67,14 @@ class Devices(StoreCore):
             CorruptError: a disk is damaged, or does not fit its parent.
         """
         wanted = parse_device_name(name)
-        wanted = wanted._replace(snapshot=wanted.snapshot or snapshot)
+        wanted = wanted._replace(snapshot=(wanted.snapshot or snapshot) and not read_only)
         match wanted.kind:
             case "image":
                 return self._open_image(wanted)
             case "container":
-                return self._open_container(wanted)
+                return self._open_container(wanted, read_only=read_only)
             case "volume":
-                return self._open_volume(wanted)
+                return self._open_volume(wanted, read_only=read_only)
 
     def _open_image(self, wanted: DeviceName) -> GuestDevice:
         image = self._images.find(wanted.reference)
@@ -89,17 +90,17 @@ class Devices(StoreCore):
             stack.callback(self._shared_chains.give_back, layers)
             return self._open_chain(wanted, chain, stack)
 
-    def _open_container(self, wanted: DeviceName) -> GuestDevice:
+    def _open_container(self, wanted: DeviceName, *, read_only: bool) -> GuestDevice:
         marker = marker_of(self._containers.find(wanted.reference))
         path = layout.container_disk(marker.id)
         with _until_closed() as stack, _naming(f"container {marker.name}"):
-            if not (wanted.snapshot or marker.read_only):
+            if not (wanted.snapshot or read_only or marker.read_only):
                 return self._live_disks.attach(path)
             return self._open_chain(wanted, stack.enter_context(self._live_disks.read(path)), stack)
 
-    def _open_volume(self, wanted: DeviceName) -> GuestDevice:
+    def _open_volume(self, wanted: DeviceName, *, read_only: bool) -> GuestDevice:
         with _until_closed() as stack, _naming(f"volume {wanted.reference}"):
-            if not wanted.snapshot:
+            if not (wanted.snapshot or read_only):
                 return self._volumes.attach(wanted.reference)
             return self._open_chain(wanted, stack.enter_context(self._volumes.read(wanted.reference)), stack)
 

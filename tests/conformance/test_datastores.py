@@ -533,7 +533,7 @@ class TestVsphere:
             lambda: datastore.create_unnamed("an overlay"),
         ]
         for call in calls:
-            with pytest.raises(UnsupportedError, match=r"^\[LocalDS_0\] .*: cannot be written in place on a vSphere datastore$"):
+            with pytest.raises(UnsupportedError, match=r"^\[LocalDS_0\] .*: disks that guests write cannot be made on"):
                 call()
         with datastore.stage("disks", "a") as staging:
             staging.create("a")

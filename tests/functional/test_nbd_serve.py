@@ -122,6 +122,7 @@ def test_refused(command_line: CommandLine, place: Path) -> None:
     assert "needs --tlscacert" in command_line.fails(
         2, "nbd", "serve", "-H", "tcp://127.0.0.1:0", "--tlsverify", "--tlscert", "a", "--tlskey", "b"
     )
+    assert "No such container" in command_line.fails(4, "nbd", "serve", "-H", f"unix://{place}/a", "--export", "container/wbe")
     assert "device 'web'" in command_line.fails(2, "nbd", "serve", "-H", f"unix://{place}/a", "--export", "web")
     assert "no store" in CommandLine(place / "none").fails(4, "nbd", "serve", "-H", f"unix://{place}/a").lower()
     with serving(command_line, "nbd", "serve", "-H", f"unix://{place}/a"):

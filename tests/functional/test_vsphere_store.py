@@ -53,6 +53,7 @@ def test_images_are_pulled_looked_at_and_removed(vsphere: Vcsim, tmp_path: Path)
         assert cli.text("cat", "three-layers", "/etc/hostname").encode() == b"".join(local.read_file(ours.id, "/etc/hostname"))
     assert cli.json("check", "--read-data") == []
     assert "disks that guests write cannot be made on a vSphere datastore" in cli.fails(11, "volume", "create", "data")
+    assert "on this datastore no volumes are made" in cli.fails(11, "container", "create", "-v", "data:/data", "three-layers")
     cli.text("rm", "three-layers")
     assert sorted(path.name for path in (directory / "disks").iterdir()) == ["scratch.crc32c", "scratch.vmdk"]
     assert list((directory / "images").iterdir()) == list((directory / "references").iterdir()) == []

@@ -100,10 +100,12 @@ class Disk:
 class Disks(dict[str, Disk]):
     """Devices by name. Who can be written can be open once."""
 
-    def open_device(self, name: str) -> GuestDevice:
+    def open_device(self, name: str, *, read_only: bool = False) -> GuestDevice:
         if name not in self:
             raise NotFoundError(f"No such device: {name}")
         disk = self[name]
+        if read_only:
+            return Disk(disk.size, read_only=True)
         if disk.opened and not disk.read_only:
             raise InUseError(f"{name}: in use")
         disk.opened += 1
