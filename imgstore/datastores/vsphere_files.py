@@ -164,14 +164,6 @@ class DatastoreFiles:
             paths += [("/".join(filter(None, (directory, each.path))), _entry(each)) for each in folder.file]
         return paths
 
-    def now(self) -> datetime.datetime:
-        """The time by the server's clock."""
-        instance = vim.ServiceInstance("ServiceInstance", self.session.content.rootFolder._stub)
-        found: datetime.datetime = self.session.run(
-            lambda: instance.CurrentTime(), f"{self.session.server}: cannot tell the time"
-        )
-        return found
-
     def make_directories(self, path: str) -> None:
         """Makes a directory, and those above it, unless they are there. Remembers those that it made.
 
