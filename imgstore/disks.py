@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import posixpath
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -51,6 +51,10 @@ class Disks:
         """Chain ids of the layers on the datastore, whole or not."""
         found = (layout.layer_of(name) for name in list_names(self._datastore, layout.DISKS))
         return sorted({chain_id for chain_id in found if chain_id is not None})
+
+    def find_all(self, chain_ids: Iterable[str]) -> Iterable[LayerMarker | None]:
+        """What `find` says of each, in their order."""
+        return self._datastore.each(self.find, chain_ids)
 
     def find(self, chain_id: str) -> LayerMarker | None:
         """The layer's marker, or None when the layer is not there, or not whole: then it is to be made again.

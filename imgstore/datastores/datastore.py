@@ -18,10 +18,10 @@ import abc
 import contextlib
 import errno
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 from imgstore import _fscompat  # noqa: F401  # before fs
 from imgstore.blocks import Bytes
@@ -39,6 +39,9 @@ from imgstore.errors import (
 )
 
 from fs.base import FS  # isort: skip
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 PART_SUFFIX = ".part"
 
@@ -406,6 +409,10 @@ class Datastore(abc.ABC):
     def space(self) -> Space | None:
         """How much the storage below it has; None where nobody can say."""
         return None
+
+    def each(self, call: Callable[[T], R], values: Iterable[T]) -> Iterable[R]:
+        """What ``call`` gives for each of the values, in their order; several run at once where they wait long for the datastore."""
+        return map(call, values)
 
     def check_live(self) -> None:  # noqa: B027 - most can
         """Raises UnsupportedError where `create` and `open_live` do: containers and volumes cannot be there."""

@@ -16,7 +16,8 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, BinaryIO, NoReturn, cast
@@ -25,9 +26,11 @@ from imgstore.blocks import Bytes
 from imgstore.datastores.datastore import (
     Datastore,
     LiveFile,
+    R,
     Space,
     Staging,
     StoredFile,
+    T,
     is_private,
     join_path,
     owner_of,
@@ -61,6 +64,9 @@ _WINDOW_MAX = 1 << 20
 
 _WINDOWS = 4
 """Places of a file that are kept: tables of grains, inodes, directories and data lie apart."""
+
+_QUESTIONS = 8
+"""That are asked at once: over a slow line each takes long, and nobody much work."""
 
 _PART_AGE = datetime.timedelta(hours=1)
 """Older leftovers of markers are swept: to upload one takes seconds."""
@@ -241,7 +247,7 @@ class VsphereDatastore(Datastore):
         found = self._files.find_below("", ".*.part")
         if not found:
             return []
-        latest = self._files.now() - _PART_AGE
+        latest = self._files.session.now() - _PART_AGE
         removed = []
         for path, entry in found:
             if owner_of(entry.name) is not None and entry.modified is not None and entry.modified < latest:
@@ -271,6 +277,10 @@ class VsphereDatastore(Datastore):
     def space(self) -> Space:
         description = self.describe()
         return Space(description.capacity, description.free)
+
+    def each(self, call: Callable[[T], R], values: Iterable[T]) -> Iterable[R]:
+        with ThreadPoolExecutor(_QUESTIONS, thread_name_prefix="imgstore-vsphere") as pool:
+            return list(pool.map(call, values))
 
     def check_live(self) -> None:
         raise self._unsupported("")
@@ -321,7 +331,7 @@ class VsphereDatastore(Datastore):
     def _unsupported(self, path: str) -> UnsupportedError:
         return UnsupportedError(
             f"{self._files.shown(path)}: disks that guests write cannot be made on a vSphere datastore over the network",
-            hint="containers and volumes need a store on a file system of this machine; on vSphere the platform makes such disks",
+            hint="use a store on a file system of this machine, or let the platform make them: imgstore attach --vm",
         )
 
     def _check_open(self) -> None:

@@ -166,14 +166,6 @@ class DatastoreFiles:
             paths += [("/".join(filter(None, (directory, each.path))), _entry(each)) for each in folder.file]
         return paths
 
-    def now(self) -> datetime.datetime:
-        """The time by the server's clock."""
-        instance = vim.ServiceInstance("ServiceInstance", self.session.content.rootFolder._stub)
-        found: datetime.datetime = self.session.run(
-            lambda: instance.CurrentTime(), f"{self.session.server}: cannot tell the time"
-        )
-        return found
-
     def make_directories(self, path: str) -> None:
         """Makes a directory, and those above it, unless they are there. Remembers those that it made.
 
@@ -324,9 +316,9 @@ class DatastoreFiles:
             if response.status_code == requests.codes.partial_content:
                 size = self._total(response, path, 0)
                 return size, self._body(response, path, min(length, size))
-            if response.status_code != requests.codes.ok:
+            if response.status_code not in (requests.codes.ok, requests.codes.requested_range_not_satisfiable):
                 raise self._refused(response, path, "open it")
-        # A server may give an empty file, or a list of a directory, without asking for ranges.
+        # An empty file has no first byte, and a directory's list may come instead of a part of it.
         entry = self.find(path)
         if entry is None or entry.is_directory:
             raise NotFoundError(f"{self.shown(path)}: cannot open it: is not a regular file")

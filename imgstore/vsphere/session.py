@@ -7,6 +7,7 @@ programming guide, "HTTP access to vSphere Server files".
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import threading
 import time
@@ -76,6 +77,14 @@ class VsphereSession:
     def is_vcenter(self) -> bool:
         """Whether the server is a vCenter, not a single ESXi host."""
         return bool(self.content.about.apiType == "VirtualCenter")
+
+    def now(self) -> datetime.datetime:
+        """The time by the server's clock."""
+        _ = self.content
+        found: datetime.datetime = self.run(
+            lambda: vim.ServiceInstance("ServiceInstance", self._stub).CurrentTime(), f"{self.server}: cannot tell the time"
+        )
+        return found
 
     def run(self, call: Callable[[], _T], what: str) -> _T:
         """The result of a call of the API; made once more, after a new login, if the server had dropped the session.
