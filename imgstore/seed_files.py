@@ -109,7 +109,7 @@ def parse_seed_file(data: bytes, name: str) -> list[SeedImage]:
         InvalidError: it is longer than ``LIMIT``, no YAML, or not what a seed file may be; the message has the line.
     """
     if len(data) > LIMIT:
-        raise InvalidError(f"{name}: has {len(data)} bytes; a list of images has at most {LIMIT}")
+        raise InvalidError(f"{name}: is longer than {LIMIT} bytes, which is more than a list of images has")
     return _Reader(name).read(data)
 
 

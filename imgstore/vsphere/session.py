@@ -21,7 +21,7 @@ from imgstore.errors import DeniedError, InvalidError, NotFoundError, Unavailabl
 from imgstore.vsphere.faults import FAILURES, is_logged_out, translate
 from imgstore.vsphere.login import VsphereLogin
 from imgstore.vsphere.soap import COOKIE, SoapStubAdapter, connect, newest_version, vim, vmodl
-from imgstore.vsphere.transport import make_http_session, tls_context
+from imgstore.vsphere.transport import make_http_session, start_of, tls_context
 
 __all__ = ["VsphereLogin", "VsphereSession"]
 
@@ -249,7 +249,7 @@ class VsphereSession:
                     method,
                     f"https://{self.login.address}{path}",
                     params=parameters,
-                    headers={"Cookie": self._cookie(), "Accept-Encoding": "identity", **(headers or {})},
+                    headers={"Cookie": self._cookie(), **(headers or {})},
                     data=body() if body is not None else None,
                     timeout=(min(self._timeout, TIMEOUT), timeout or self._timeout),
                     allow_redirects=False,
@@ -310,7 +310,7 @@ class VsphereSession:
                 raise UnavailableError(
                     f"{self.server}: is no vSphere server, or not ready: {response.status_code} {response.reason}"
                 )
-            return next(response.iter_content(_VERSIONS_LIMIT), b"")
+            return start_of(response, _VERSIONS_LIMIT)
 
     def _log_in(self, stub: SoapStubAdapter, content: vim.ServiceInstanceContent) -> None:
         stub.cookie = ""  # a session that is no more must not be shown

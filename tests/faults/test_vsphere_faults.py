@@ -215,6 +215,27 @@ class TestBadAnswers:
             proxy.clear_faults()
             assert len(file.pread(200_000, 50_000)) == 50_000
 
+    def test_a_redirect_is_not_followed(
+        self, datastore: VsphereDatastore, proxy: VsphereProxy, vsphere: Vcsim, tmp_path: Path
+    ) -> None:
+        """Whoever is named there would get our session; nor is the file missing, which would have it made again."""
+        publish(datastore, "a", b"data")
+        with VsphereProxy(vsphere, Authority(tmp_path / "authority")) as stranger:
+            location = f"https://127.0.0.1:{stranger.port}/folder/a"
+            for status in (301, 307):
+                proxy.inject("/folder/", Fault(status=status, headers={"Location": location}), method="GET")
+                with pytest.raises(UnavailableError, match=f"cannot open it: .* says {status} "):
+                    datastore.open("disks/a")
+            assert stranger.requests == []
+
+    def test_answers_in_chunks_are_read_to_their_end(self, proxy: VsphereProxy) -> None:
+        document = b"<namespaces><namespace><name>urn:vim25</name><version>6.5</version></namespace></namespaces>"
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in (document[:20], document[20:], b""))
+        chunked = proxy.inject("vimServiceVersions", Fault(raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks))
+        with VsphereDatastore(parse_datastore(proxy.url("chunks")), proxy.login) as datastore:
+            assert datastore.space().free > 0
+        assert chunked.hits == 1
+
     def test_a_server_without_ranges_is_refused(self, datastore: VsphereDatastore, proxy: VsphereProxy) -> None:
         publish(datastore, "a", b"data")
         proxy.inject("/folder/", Fault(status=200, body=b"data"), method="GET")

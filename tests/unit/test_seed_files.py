@@ -119,7 +119,7 @@ def test_bytes_that_are_no_text() -> None:
 
 
 def test_a_long_file() -> None:
-    with pytest.raises(InvalidError, match=f"{LIMIT + 1} bytes"):
+    with pytest.raises(InvalidError, match=f"is longer than {LIMIT} bytes"):
         parse_seed_file(bytes(LIMIT + 1), "images.yaml")
 
 
