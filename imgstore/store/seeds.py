@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -425,7 +426,7 @@ def _place(location: str, login: VsphereLogin | None) -> Path | DatastoreLocatio
     if is_vsphere_location(location):
         return parse_datastore(location, login)
     directory = directory_of(location)
-    return None if directory is None else directory.resolve()
+    return None if directory is None else Path(os.path.realpath(directory))  # which bears a loop, too
 
 
 def _are_same(one: Path | DatastoreLocation | str, other: Path | DatastoreLocation | str | None) -> bool:

@@ -53,7 +53,7 @@ def login_for(location: DatastoreLocation | VmLocation, environment: Mapping[str
         InvalidError: as `read_login`.
     """
     login = read_login(environment)
-    if (login.host, login.port) != (location.host, location.port):
+    if (login.host.casefold(), login.port) != (location.host.casefold(), location.port):
         login = replace(login, username=environment.get(USERNAME, ""), password=environment.get(PASSWORD, ""))
     return location.login(login)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import random
-from collections.abc import Iterator
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +20,16 @@ from imgstore.datastores.vsphere_files import DatastoreFiles
 from imgstore.errors import CorruptError, DeniedError, ImgstoreError, NoSpaceError, UnavailableError, UnsupportedError
 from imgstore.progress import ProgressEvent, State
 from imgstore.store import ImageStore
+from imgstore.vsphere.environment import login_for
 from imgstore.vsphere.locations import parse_datastore
 from tests.command_line import REFERENCE
 from tests.servers.authority import Authority
 from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.faults import Fault
+from tests.servers.http_server import Answer
 from tests.servers.images import build_image, make_tar, write_layout
-from tests.servers.vcsim import DATACENTER, Vcsim, vcsim
-from tests.servers.vsphere_proxy import VsphereProxy
+from tests.servers.vcsim import DATACENTER, PASSWORD, Vcsim, vcsim
+from tests.servers.vsphere_proxy import Forward, VsphereProxy
 from tests.tools import need, need_root, run
 
 _NUMBERS = itertools.count()
@@ -192,7 +198,53 @@ class TestLostSession:
             assert list(store.check()) == []
 
 
+class TestSecrets:
+    def test_neither_password_nor_session_is_logged(self, proxy: VsphereProxy, caplog: pytest.LogCaptureFixture) -> None:
+        """By anybody: us, pyVmomi, requests, urllib3, http.client."""
+        caplog.set_level(logging.DEBUG)
+        said = []
+        before = len(proxy.requests)
+        url = proxy.url(f"secrets {next(_NUMBERS)}")
+        with VsphereDatastore(parse_datastore(url), proxy.login) as datastore:
+            publish(datastore, "a", b"data")
+            for fault in (Fault(status=500, body=b"no"), Fault(status=403), Fault(hang_up=True)):
+                proxy.inject("/folder/", fault, method="GET")
+                with pytest.raises(ImgstoreError) as caught:
+                    datastore.open("disks/a")
+                said += traceback.format_exception(caught.value)
+        wrong = replace(proxy.login, password=f"{PASSWORD}-no")
+        with pytest.raises(DeniedError) as denied, VsphereDatastore(parse_datastore(url), wrong) as datastore:
+            datastore.list()
+        said += [*traceback.format_exception(denied.value), repr(wrong), caplog.text]
+        cookies = {request.headers.get("Cookie", "") for request in proxy.requests[before:]}
+        keys = {key for cookie in cookies for key in re.findall(r"[0-9a-f-]{36}", cookie)}
+        assert keys
+        assert [secret for secret in (*keys, PASSWORD) if secret in "".join(said)] == []
+
+    def test_a_password_goes_to_the_server_of_its_url_only(self) -> None:
+        environment = {"GOVC_URL": "https://me:s3cret@vc.example/sdk"}
+        elsewhere = parse_datastore("vsphere://other.example/DC0/DS")
+        assert login_for(elsewhere, environment).password == ""
+        assert login_for(parse_datastore("vsphere://VC.example/DC0/DS"), environment).password == "s3cret"
+
+
+class _Blind(Forward):
+    """Does not let anybody see what a datastore is, as where System.Read is missing."""
+
+    def serve(self, path: str, query: Mapping[str, list[str]]) -> Answer:
+        answer = super().serve(path, query)
+        return replace(answer, body=re.sub(rb"<propSet><name>info</name>.*?</propSet>", b"", answer.body, flags=re.DOTALL))
+
+
 class TestBadAnswers:
+    def test_what_may_not_be_seen_is_denied(self, vsphere: Vcsim, tmp_path: Path) -> None:
+        with (
+            VsphereProxy(vsphere, Authority(tmp_path / "authority"), _Blind) as blind,
+            VsphereDatastore(parse_datastore(blind.url()), blind.login) as datastore,
+            pytest.raises(DeniedError, match=r"^\[LocalDS_0\]: what the datastore is cannot be read"),
+        ):
+            datastore.space()
+
     @pytest.mark.parametrize(
         ("fault", "kind", "words"),
         [

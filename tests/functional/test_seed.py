@@ -465,6 +465,7 @@ def test_a_look_changes_nothing(seeded: Path, tmp_path: Path) -> None:
             ("copy", "nothing", "nowhere", "--to", "there"),
             "2 of 2 failed: No such image: nothing:latest; No such image: nowhere",
         ),
+        (4, ("copy", "three-layers", "--to", "loop"), "loop: cannot look for a store: Too many levels of symbolic links"),
         (2, ("ls-remote", 300 * "a"), "cannot look for a store: File name too long"),
         (2, ("copy", "three-layers", "--to", "mem://"), "gone when the command ends"),
         (2, ("copy", "three-layers", "--to", ""), "the name of the datastore is empty"),
@@ -484,13 +485,14 @@ def test_words_that_make_no_sense(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store").symlink_to(seeded)
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "list").write_text("images: ['oci:nowhere']")
     assert main(["--store", str(seeded), *words]) == code
     told = capsys.readouterr()
     assert told.out == ""
     assert problem in told.err
     assert "s3cret" not in told.err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "store"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "loop", "store"]
     assert not (seeded / "there").exists() and not (seeded / ".there").exists()
 
 
