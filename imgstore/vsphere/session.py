@@ -61,6 +61,7 @@ class VsphereSession:
         self._stub: SoapStubAdapter | None = None
         self._content: vim.ServiceInstanceContent | None = None
         self._logins = 0
+        self._closed = False
 
     @property
     def server(self) -> str:
@@ -269,6 +270,7 @@ class VsphereSession:
     def close(self) -> None:
         """Logs out. The session is unusable afterwards; a second call does nothing."""
         with self._lock:
+            self._closed = True
             stub, content, self._stub, self._content = self._stub, self._content, None, None
             if stub is not None:
                 with contextlib.suppress(*FAILURES):
@@ -284,6 +286,8 @@ class VsphereSession:
         self.close()
 
     def _connect(self) -> vim.ServiceInstanceContent:
+        if self._closed:
+            raise ValueError(f"{self.server}: the session is closed")
         what = f"{self.server}: cannot log in"
         if not self.login.username or not self.login.password:
             missing = "password" if self.login.username else "user name"

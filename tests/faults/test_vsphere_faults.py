@@ -183,6 +183,15 @@ class TestLostSession:
             with pytest.raises(DeniedError, match=rf"disks/a: cannot open it: vSphere 127.0.0.1:\d+ refuses: {status}"):
                 datastore.open("disks/a")
 
+    def test_who_comes_after_the_end_does_not_log_in_again(self, proxy: VsphereProxy) -> None:
+        with VsphereDatastore(parse_datastore(proxy.url(f"faults {next(_NUMBERS)}")), proxy.login) as datastore:
+            publish(datastore, "a", bytes(1 << 20))
+            file = datastore.open("disks/a")
+        before = len(proxy.requests)
+        with pytest.raises(ValueError, match="the session is closed"):
+            file.pread(1 << 19, 10)
+        assert len(proxy.requests) == before
+
     def test_a_pull_goes_on(self, vsphere: Vcsim) -> None:
         url = vsphere.url(f"pull {next(_NUMBERS)}")
         ended = []
