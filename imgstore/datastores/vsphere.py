@@ -44,6 +44,7 @@ from imgstore.datastores.vsphere_files import DatastoreFiles
 from imgstore.datastores.vsphere_fs import VsphereFS
 from imgstore.errors import (
     AlreadyExistsError,
+    DeniedError,
     ImgstoreError,
     InUseError,
     NoSpaceError,
@@ -290,10 +291,15 @@ class VsphereDatastore(Datastore):
 
         Raises:
             NotFoundError: there is no such datacenter, or datastore.
+            DeniedError: we may not see it.
             UnavailableError: no host reaches it, or it is in maintenance.
         """
         self._check_open()
         found = self._files.session.properties([self._files.datastore], "summary", "info")[self._files.datastore]
+        if "summary" not in found or "info" not in found:
+            raise DeniedError(
+                f"{self._files.shown('')}: what the datastore is cannot be read: the privilege System.Read is missing"
+            )
         return describe(found["summary"], found["info"])
 
     def storage_type(self) -> str:

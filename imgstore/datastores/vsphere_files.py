@@ -34,6 +34,7 @@ from imgstore.vsphere.locations import DatastoreLocation
 from imgstore.vsphere.machine_disks import in_directory
 from imgstore.vsphere.session import VsphereSession
 from imgstore.vsphere.soap import vim
+from imgstore.vsphere.transport import start_of
 
 _UPLOAD_TIMEOUT = 600.0
 """Seconds that the server may take between the last byte of a file and its answer."""
@@ -122,6 +123,7 @@ class DatastoreFiles:
 
     def find(self, path: str) -> Entry | None:
         """A file or directory, or None if there is neither."""
+        _ = self._browser  # that the datastore is missing is more than that the file is
         if not path:
             try:
                 self._search(path, "?")  # whatever it holds
@@ -152,10 +154,9 @@ class DatastoreFiles:
     def find_below(self, path: str, pattern: str) -> list[tuple[str, Entry]]:
         """Paths of all that lies in a directory, or below it, and has a name of the pattern (``*`` and ``?``); none if it is not there."""
         shown = self.shown(path)
+        browser = self._browser  # that the datastore is missing is more than that the directory is
         try:
-            task = self._call(
-                lambda: self._browser.SearchDatastoreSubFolders_Task(shown, _search_spec(pattern)), path, "search it"
-            )
+            task = self._call(lambda: browser.SearchDatastoreSubFolders_Task(shown, _search_spec(pattern)), path, "search it")
             found = self.session.wait(task, f"{shown}: cannot search it")
         except NotFoundError:
             return []
@@ -435,11 +436,11 @@ class DatastoreFiles:
             yield response
 
     def _refused(self, response: requests.Response, path: str, verb: str) -> ImgstoreError:
-        words = next(response.iter_content(_WORDS_LIMIT), b"").decode(errors="replace")
+        words = start_of(response, _WORDS_LIMIT).decode(errors="replace")
         message = f"{self.shown(path)}: cannot {verb}: {self.session.server} says {response.status_code} {response.reason}"
-        if (
-            response.status_code == requests.codes.not_found or response.is_redirect
-        ):  # vcsim leads from directories to their lists
+        # vcsim leads from directories to their lists; where else a server may lead says nothing about the file.
+        is_directory = response.is_redirect and response.headers["location"].partition("?")[0].endswith("/")
+        if response.status_code == requests.codes.not_found or is_directory:
             return NotFoundError(f"{self.shown(path)}: cannot {verb}: is not a regular file, or missing")
         if response.status_code == requests.codes.insufficient_storage or FULL in words:
             return NoSpaceError(f"{self.shown(path)}: cannot {verb}: the datastore is full")

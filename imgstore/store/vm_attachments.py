@@ -14,7 +14,7 @@ from imgstore.attach.vm_attachment import VmAttachment, VmReport
 from imgstore.containers import marker_of
 from imgstore.datastores.datastore import PART_SUFFIX
 from imgstore.device_names import DeviceName, parse_device_name
-from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, UnavailableError, UnsupportedError
 from imgstore.gc import kept
 from imgstore.images import familiar
 from imgstore.store.core import StoreCore
@@ -49,6 +49,8 @@ class VmAttachments(StoreCore):
             InUseError: the machine has a disk in another mode, or no free unit for one (`NoFreeUnitError`); another machine has one open
                 for writing; or another task runs on the machine.
             UnsupportedError: the store is not on a vSphere datastore, or its disks are streamOptimized.
+            UnavailableError: the server did not answer to the end: the machine has the disks or gets them still, or not. As long as
+                that is not known it stays protected.
         """
         files = self._files()
         devices = _parse(names)
@@ -63,6 +65,8 @@ class VmAttachments(StoreCore):
             failure = machine.forbid_destroy() if protect else ""
             try:
                 found = machine.attach(wanted)
+            except UnavailableError:  # nobody knows: the machine may get them still
+                raise
             except ImgstoreError:
                 if protect:
                     with contextlib.suppress(ImgstoreError):

@@ -224,7 +224,7 @@ def describe_disk(
     Args:
         deletable: False makes vSphere refuse to delete the disk: for one that others stand on.
     """
-    content = hashlib.sha256(f"long content id of {extent_name} {cid:08x}".encode()).hexdigest()[:24]
+    content = hashlib.sha256(f"long content id of {extent_name} {cid:08x}".encode(errors="surrogateescape")).hexdigest()[:24]
     ddb = {
         "adapterType": "lsilogic",
         **({} if deletable else {"deletable": "false"}),
