@@ -15,7 +15,7 @@ from imgstore.errors import ImgstoreError
 from imgstore.listeners import Listener
 from imgstore.nbd.channel import Channel
 from imgstore.nbd.commands import Commands
-from imgstore.nbd.connection import Connection
+from imgstore.nbd.connection import JOBS_MAX, Connection
 from imgstore.nbd.exports import Exports
 from imgstore.nbd.handshake import Agreement, DroppedError, Handshake
 
@@ -31,7 +31,6 @@ SHUTDOWN_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
 """How long somebody who wants a disk waits for clients that are going: of one that does not take its last replies, nobody knows when."""
 
-_THREADS = 64
 _SEND_BUFFER = 4 << 20  # bytes; a Unix socket's own are few, and with each time they are full both sides wait for the other
 _SHORTAGE_SECONDS = 1.0
 
@@ -63,7 +62,8 @@ class Server:
         self.exports = exports
         self._listeners = tuple(listeners)
         self._handshake_seconds = handshake_seconds
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nbd")
+        self._executor = ThreadPoolExecutor(CONNECTIONS_MAX, thread_name_prefix="nbd")
+        """Opens and closes devices, one of a client at a time."""
         self._accepting: list[asyncio.Task[None]] = []
         self._is_full = False
         self._clients: dict[asyncio.Task[None], _Client] = {}
@@ -139,8 +139,13 @@ class Server:
     async def _transmit(self, client: _Client, agreed: Agreement) -> None:
         device = agreed.device
         commands = Commands(device, structured=agreed.structured, allocation=agreed.allocation)
-        client.connection = Connection(client.channel, commands, self._executor)
-        await client.connection.serve()  # cancelled, it may still be at work, and the device must stay open
+        # Threads of its own: storage that hangs holds up those who use it, and nobody else. There are as many as are at work.
+        executor = ThreadPoolExecutor(JOBS_MAX, thread_name_prefix="nbd-client")
+        try:
+            client.connection = Connection(client.channel, commands, executor)
+            await client.connection.serve()  # cancelled, it may still be at work, and the device must stay open
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
         try:
             # Before the socket: a client that waits for its end finds the export free, and what it wrote safe.
             await asyncio.get_running_loop().run_in_executor(self._executor, device.close)

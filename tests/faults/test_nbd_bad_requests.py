@@ -19,7 +19,7 @@ import pytest
 from imgstore.blocks import Extent
 from imgstore.errors import CorruptError, NoSpaceError, UnavailableError
 from imgstore.nbd import protocol, server
-from imgstore.nbd.connection import JOB_SIZE_MAX
+from imgstore.nbd.connection import JOB_SIZE_MAX, JOBS_MAX
 from imgstore.nbd.protocol import ALLOCATION, Chunk, Command, CommandFlag, Error, Info, Option, OptionReply
 from imgstore.nbd.server import CONNECTIONS_MAX
 from tests.servers.authority import Authority
@@ -423,6 +423,25 @@ def test_a_stalled_disk_holds_up_nobody(endpoint: NbdEndpoint, disks: Disks) -> 
         assert wire.lives()
         disks["rw"].gate.set()
         assert sorted(stuck.reply().cookie for _ in range(100)) == list(range(1, 101))
+
+
+def test_stalled_disks_of_many_hold_up_nobody(disks: Disks) -> None:
+    stuck = [Disk() for _ in range(6)]
+    disks.update({f"stuck{number}": disk for number, disk in enumerate(stuck)})
+    disks["ro"].ready = False
+    with nbd_server(disks) as endpoint, contextlib.ExitStack() as stack:
+        for number, disk in enumerate(stuck):
+            disk.gate.clear()
+            stack.callback(disk.gate.set)
+            waiting = stack.enter_context(endpoint.connect())
+            waiting.socket.settimeout(TIME_MAX / 2)  # less than the disks are stuck for
+            waiting.go(f"stuck{number}")
+            for _ in range(JOBS_MAX):
+                waiting.send(Command.READ, 0, 4096)
+        wire = stack.enter_context(endpoint.connect())
+        wire.socket.settimeout(TIME_MAX / 2)
+        wire.go("ro")
+        assert wire.lives()
 
 
 def test_to_look_for_holes_holds_up_nobody(endpoint: NbdEndpoint, disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
