@@ -87,7 +87,9 @@ class Containers:
         """
         if not text:
             raise InvalidError('invalid name or ID supplied: ""')
-        row = self._catalog.container(text) or self._catalog.container_named(text.removeprefix("/")) or self._by_prefix(text)
+        row = None
+        if text.isascii():  # else it is none, and may be nothing that can be looked for
+            row = self._catalog.container(text) or self._catalog.container_named(text.removeprefix("/")) or self._by_prefix(text)
         if row is None:
             raise NoSuchContainerError(f"No such container: {text}", hint="imgstore container ls lists those that are there")
         return row

@@ -303,7 +303,7 @@ def _check_reach(host: str, address: Address, access: Access) -> None:
         return
     how = "is encrypted, but anyone could use it" if access.tls else "anyone could read along, and use it"
     raise InvalidError(
-        f"--host {host}: {how}, and who uses it can read and remove all images",
+        f"--host {host}: {how}, and who uses it can read and change the whole store",
         hint="--tlsverify lets only those in who have a certificate; --insecure-no-auth lets in everybody",
     )
 

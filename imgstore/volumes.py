@@ -76,10 +76,11 @@ class Volumes:
             NoSuchVolumeError: there is none.
             CorruptError: its marker is damaged.
         """
-        stores, _ = self._stores.open_all()
-        for store in stores:
-            with contextlib.suppress(NotFoundError):
-                return read_volume(store, name)
+        if name.isascii():  # else it is none, and may be nothing that can be looked for
+            stores, _ = self._stores.open_all()
+            for store in stores:
+                with contextlib.suppress(NotFoundError):
+                    return read_volume(store, name)
         raise NoSuchVolumeError(f"No such volume: {name}")
 
     def read_all(self) -> tuple[list[FoundVolume], list[VolumeProblem]]:

@@ -126,8 +126,11 @@ def raise_file_limit() -> None:
 
 @contextlib.contextmanager
 def signals_call(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP call ``handler`` while the block runs."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    """SIGINT, SIGTERM and SIGHUP call ``handler`` while the block runs; one that the parent told us to ignore (``nohup``) does not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, earlier in before.items():
+        if earlier is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from imgstore.cli.listening import (
 )
 from imgstore.cli.output import printable
 from imgstore.cli.session import Session
+from imgstore.cli.signals import end_at_once
 
 if TYPE_CHECKING:
     import socket
@@ -116,9 +117,13 @@ def tell_nbd(listeners: Listeners) -> None:
 async def _serve(session: Session, server: Server, listeners: Listeners) -> None:
     from imgstore.docker_api.systemd import READY, STOPPING, notify
 
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop, ended, asked = asyncio.get_running_loop(), asyncio.Event(), False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:  # the storage is too slow for somebody
+            end_at_once(number, frame)
+        asked = True
         loop.call_soon_threadsafe(ended.set)
 
     with signals_call(stop):

@@ -93,6 +93,8 @@ def serve(
             listeners.open(host, access, activated)
         if nbd_hosts:
             open_nbd_listeners(nbd_listeners, nbd_hosts, protection, activated)
+            if not {listener.socket for listener in listeners.all}.isdisjoint(listener.socket for listener in nbd_listeners.all):
+                raise InvalidError("--host and --nbd-host: mean the same socket", hint="tell them apart by name: fd://NAME")
         names = listeners.names.union(name.lower().removesuffix(".") for name in allowed_hosts)
         with session.open_store(registries=options_of(session)) as store:
             _serve(session, store, listeners, nbd_listeners, shutdown_timeout, frozenset(names))

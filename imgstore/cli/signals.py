@@ -44,10 +44,11 @@ def signals_raised() -> Iterator[None]:
 def _raise(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(each) is _raise:
-            signal.signal(each, _end)
+            signal.signal(each, end_at_once)
     raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """Ends the process as if it were killed: the handler of a second signal."""
     os.write(2, b"imgstore: interrupted again: ended at once; the next start cleans up\n")
     os._exit(128 + number)

@@ -38,7 +38,7 @@ class Companion(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Lets clients end, in a time of its own."""
+        """Lets clients end, in a time of its own. Cancelled, it need not end well."""
         ...
 
 
@@ -130,7 +130,13 @@ class Server(uvicorn.Server):
         for connection in list(state.connections):
             connection.transport.abort()
         await self._service.jobs.end()
-        await asyncio.gather(*ends)
+        ended = asyncio.gather(*ends)
+        while not ended.done() and not self.force_exit:
+            await asyncio.wait((ended,), timeout=_TICK)
+        if ended.done():
+            ended.result()
+        else:
+            ended.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -136,6 +136,8 @@ class Commands:
     def read_now(self, request: Request, out: memoryview) -> int:
         """Puts the reply to a read whose contents are in memory into ``out``, which has room for `READY_REPLY_MAX` bytes.
 
+        Never waits. To look for the holes of a disk that is written would: its file is asked for them.
+
         Returns:
             Bytes of the reply; 0 where `perform` must be asked, because it would have to wait, or fail.
         """
@@ -144,7 +146,7 @@ class Commands:
             return 0
         with contextlib.suppress(Exception):  # `perform` meets the same error, and tells it
             if self._may_be_sparse(request):
-                return self._read_sparse_now(request, out)
+                return self._read_sparse_now(request, out) if self._read_only else 0
             end = self.header_size + length
             if self.device.read_ready_into(offset, out[self.header_size : end]):
                 self.pack_header(out, 0, cookie, offset, length)

@@ -84,8 +84,8 @@ class Connection:
 
     async def serve(self) -> None:
         """Returns when the client went, or after `stop`, and when all that was under way is done."""
+        self._loop.call_soon(self._receive)  # TLS may have read ahead
         try:
-            self._receive()  # TLS may have read ahead
             await self._ended
         finally:
             self._watch(reading=False, writing=False)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from imgstore.answers import DeviceInfo
 from imgstore.blocks import GuestDevice
-from imgstore.errors import InUseError, NotFoundError
+from imgstore.errors import NotFoundError
 from imgstore.nbd.protocol import STRING_MAX, TransmissionFlag
 
 _SNAPSHOT = "?snapshot"
@@ -23,6 +23,10 @@ class Devices(Protocol):
 
     def devices(self) -> Sequence[DeviceInfo]:
         """See ``ImageStore.devices``."""
+        ...
+
+    def device_info(self, name: str) -> DeviceInfo:
+        """See ``ImageStore.device_info``."""
         ...
 
 
@@ -58,19 +62,14 @@ class Exports:
         return self.devices.open_device(self._resolve(name), read_only=self.read_only)
 
     def describe(self, name: str) -> tuple[int, TransmissionFlag]:
-        """Size and flags of an export, without keeping it open. Raises what `open` raises, but answers for one that is in use."""
-        try:
-            device = self.open(name)
-        except InUseError:
-            wanted = self._resolve(name)
-            for info in self.devices.devices():
-                if info.name == wanted:
-                    return info.size, transmission_flags(read_only=self.read_only or info.read_only)
-            raise
-        try:
-            return device.size, transmission_flags(read_only=device.read_only)
-        finally:
-            device.close()
+        """Size and flags of an export; opens nothing, so that who only asks is in nobody's way.
+
+        Raises:
+            NotFoundError: there is none, or it is not offered.
+            ImgstoreError: what ``device_info`` raises.
+        """
+        info = self.devices.device_info(self._resolve(name))
+        return info.size, transmission_flags(read_only=self.read_only or info.read_only)
 
     def _resolve(self, name: str) -> str:
         if not name and len(self.names) == 1:

@@ -242,6 +242,11 @@ class Handshake:
         except _MalformedError as error:
             await self._reply(option, error.kind, str(error))
             return
+        try:
+            await self._run(self._exports.describe, name)
+        except Exception as error:
+            await self._refuse(option, error)
+            return
         if ALLOCATION in queries or (not setting and (not queries or b"base:" in queries)):
             if setting:
                 self._allocation_of = name
@@ -258,7 +263,8 @@ class Handshake:
         try:
             return await self._open_now(name)
         except InUseError:
-            await self._settle()
+            with self._unhurried():
+                await self._settle()
             return await self._open_now(name)
 
     async def _open_now(self, name: str) -> GuestDevice:
@@ -273,11 +279,17 @@ class Handshake:
         return await self._wait(self._executor.submit(function, *words))
 
     async def _wait(self, work: Future[Answer]) -> Answer:
+        with self._unhurried():
+            return await asyncio.wrap_future(work)
+
+    @contextlib.contextmanager
+    def _unhurried(self) -> Iterator[None]:
+        """What is waited for inside the block is not the client's fault, and not of its time."""
         loop, end = asyncio.get_running_loop(), self._limit.when()
         begin = loop.time()
         self._limit.reschedule(None)
         try:
-            return await asyncio.wrap_future(work)
+            yield
         finally:
             self._limit.reschedule(end and end + loop.time() - begin)
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from imgstore.errors import ImgstoreError
 from imgstore.listeners import Listener
 from imgstore.nbd.channel import Channel
 from imgstore.nbd.commands import Commands
-from imgstore.nbd.connection import Connection
+from imgstore.nbd.connection import JOBS_MAX, Connection
 from imgstore.nbd.exports import Exports
 from imgstore.nbd.handshake import Agreement, DroppedError, Handshake
 
@@ -27,7 +28,9 @@ HANDSHAKE_SECONDS_MAX = 10.0
 SHUTDOWN_SECONDS = 5.0
 """How long clients may take, after `Server.stop`, to take the replies to what they had asked for."""
 
-_THREADS = 64
+SETTLE_SECONDS = 5.0
+"""How long somebody who wants a disk waits for clients that are going: of one that does not take its last replies, nobody knows when."""
+
 _SEND_BUFFER = 4 << 20  # bytes; a Unix socket's own are few, and with each time they are full both sides wait for the other
 _SHORTAGE_SECONDS = 1.0
 
@@ -59,7 +62,8 @@ class Server:
         self.exports = exports
         self._listeners = tuple(listeners)
         self._handshake_seconds = handshake_seconds
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nbd")
+        self._executor = ThreadPoolExecutor(CONNECTIONS_MAX, thread_name_prefix="nbd")
+        """Opens and closes devices, one of a client at a time."""
         self._accepting: list[asyncio.Task[None]] = []
         self._is_full = False
         self._clients: dict[asyncio.Task[None], _Client] = {}
@@ -71,20 +75,26 @@ class Server:
             self._accepting.append(asyncio.create_task(self._accept(listener)))
 
     async def stop(self) -> None:
-        """Accepts nobody any more, answers what clients had asked for, flushes and closes every device."""
-        for accepting in self._accepting:
-            accepting.cancel()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
-        for task, client in self._clients.items():
-            if client.connection is None:
-                task.cancel()
-        for end in (Connection.stop, Connection.abort):
-            for client in list(self._clients.values()):
-                if client.connection is not None:
-                    end(client.connection)
-            if self._clients:
-                await asyncio.wait(self._clients, timeout=SHUTDOWN_SECONDS)
-        self._executor.shutdown(wait=False)
+        """Accepts nobody any more, answers what clients had asked for, flushes and closes every device.
+
+        Clients have `SHUTDOWN_SECONDS`; the storage has as long as it takes, for what was written is lost if it is cut short. To cancel it
+        does that.
+        """
+        try:
+            for accepting in self._accepting:
+                accepting.cancel()
+            await asyncio.gather(*self._accepting, return_exceptions=True)
+            for task, client in self._clients.items():
+                if client.connection is None:
+                    task.cancel()
+            for end, seconds in ((Connection.stop, SHUTDOWN_SECONDS), (Connection.abort, None)):
+                for client in list(self._clients.values()):
+                    if client.connection is not None:
+                        end(client.connection)
+                if self._clients:
+                    await asyncio.wait(self._clients, timeout=seconds)
+        finally:
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _accept(self, listener: Listener) -> None:
         loop = asyncio.get_running_loop()
@@ -129,18 +139,24 @@ class Server:
     async def _transmit(self, client: _Client, agreed: Agreement) -> None:
         device = agreed.device
         commands = Commands(device, structured=agreed.structured, allocation=agreed.allocation)
-        client.connection = Connection(client.channel, commands, self._executor)
+        # Threads of its own: storage that hangs holds up those who use it, and nobody else. There are as many as are at work.
+        executor = ThreadPoolExecutor(JOBS_MAX, thread_name_prefix="nbd-client")
         try:
-            await client.connection.serve()
+            client.connection = Connection(client.channel, commands, executor)
+            await client.connection.serve()  # cancelled, it may still be at work, and the device must stay open
         finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+        try:
             # Before the socket: a client that waits for its end finds the export free, and what it wrote safe.
             await asyncio.get_running_loop().run_in_executor(self._executor, device.close)
+        except ImgstoreError as error:
+            _log.error("a client went, and what it wrote and did not flush may be lost: %s", error)
 
     async def _settle(self) -> None:
-        """Waits until the devices of clients that have gone are given back."""
+        """Waits until the devices of clients that have gone are given back, but not for ever."""
         ending = [task for task, client in self._clients.items() if client.connection is not None and client.connection.is_ending]
         if ending:
-            await asyncio.wait(ending)
+            await asyncio.wait(ending, timeout=SETTLE_SECONDS)
 
 
 def _tune(connection: socket.socket) -> None:

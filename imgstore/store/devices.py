@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from imgstore import gc, layout
 from imgstore.answers import DeviceInfo
 from imgstore.blocks import GuestDevice
+from imgstore.catalog.catalog import ContainerRow, ImageRow
 from imgstore.containers import marker_of
 from imgstore.device_names import DeviceName, parse_device_name
 from imgstore.errors import InUseError
@@ -16,6 +18,7 @@ from imgstore.store.core import StoreCore
 from imgstore.vmdk.chain import Chain
 from imgstore.vmdk.private import PrivateOverlay
 from imgstore.vmdk.read_only import ReadOnlyDisk
+from imgstore.volume_markers import FoundVolume
 
 
 class Devices(StoreCore):
@@ -32,22 +35,36 @@ class Devices(StoreCore):
             if "@" not in reference.name:
                 tags.setdefault(reference.image_id, []).append(familiar(reference.name))
         found = [
-            DeviceInfo(
-                str(DeviceName("image", name)), self._disks.capacity, True, f"image {image.id}, {len(image.layers)} layers"
-            )
+            self._describe_image(str(DeviceName("image", name)), image)
             for image in contents.images
             for name in tags.get(image.id, [image.id])
         ]
         found.sort(key=lambda info: info.name)
-        for container in self._catalog.containers():
-            marker = marker_of(container)
-            description = f"container {container.id} of {marker.image}"
-            name = str(DeviceName("container", container.name))
-            found.append(DeviceInfo(name, marker.capacity, marker.read_only, description))
-        for volume in self._volumes.read_all()[0]:
-            name = str(DeviceName("volume", volume.marker.name))
-            found.append(DeviceInfo(name, volume.marker.capacity, False, f"volume in {volume.store.name}"))
+        found += map(_describe_container, self._catalog.containers())
+        found += map(_describe_volume, self._volumes.read_all()[0])
         return found
+
+    def device_info(self, name: str) -> DeviceInfo:
+        """What `open_device` would open.
+
+        Opens no disk: nobody is kept from it meanwhile, and that somebody has it is no obstacle.
+
+        Args:
+            name: as `open_device` has it; the answer has it too, and no other.
+
+        Raises:
+            InvalidError: the name is none.
+            NotFoundError: there is no such image, container or volume.
+        """
+        wanted = parse_device_name(name)
+        match wanted.kind:
+            case "image":
+                found = self._describe_image(name, self._images.find(wanted.reference))
+            case "container":
+                found = _describe_container(self._containers.find(wanted.reference))
+            case "volume":
+                found = _describe_volume(self._volumes.find(wanted.reference))
+        return replace(found, name=name, read_only=found.read_only and not wanted.snapshot)
 
     def open_device(self, name: str, *, snapshot: bool = False, read_only: bool = False) -> GuestDevice:
         """Opens a disk for a guest. Closing the store leaves it open.
@@ -75,6 +92,9 @@ class Devices(StoreCore):
                 return self._open_container(wanted, read_only=read_only)
             case "volume":
                 return self._open_volume(wanted, read_only=read_only)
+
+    def _describe_image(self, name: str, image: ImageRow) -> DeviceInfo:
+        return DeviceInfo(name, self._disks.capacity, True, f"image {image.id}, {len(image.layers)} layers")
 
     def _open_image(self, wanted: DeviceName) -> GuestDevice:
         image = self._images.find(wanted.reference)
@@ -110,6 +130,17 @@ class Devices(StoreCore):
             return ReadOnlyDisk(chain, stack.close)
         file = stack.enter_context(self._datastore.create_unnamed(f"private overlay of {wanted._replace(snapshot=False)}"))
         return PrivateOverlay(chain, file, stack.close)
+
+
+def _describe_container(container: ContainerRow) -> DeviceInfo:
+    marker = marker_of(container)
+    description = f"container {container.id} of {marker.image}"
+    return DeviceInfo(str(DeviceName("container", container.name)), marker.capacity, marker.read_only, description)
+
+
+def _describe_volume(volume: FoundVolume) -> DeviceInfo:
+    marker = volume.marker
+    return DeviceInfo(str(DeviceName("volume", marker.name)), marker.capacity, False, f"volume in {volume.store.name}")
 
 
 @contextlib.contextmanager

@@ -72,6 +72,8 @@ class GuestDisk(InPlaceDevice):
         self._began = False
         self._failure: str | None = None
         self._flushing = threading.Lock()
+        self._last_flush = self._done_flush = 0
+        """Numbers of the flush that began last, and of the last one that went well; changed by who holds ``_flushing``."""
         self._pending: dict[int, int] = {}
         """Grains that no table names yet, and their sectors; changed by who holds ``_placing``."""
         self._unrepeated: dict[int, int] = {}
@@ -86,10 +88,12 @@ class GuestDisk(InPlaceDevice):
             NoSpaceError: the datastore has no room for grain tables; nothing is lost, and a later flush may do it.
             UnavailableError: the storage failed, now or before: what was written since the last flush may be lost.
         """
+        last = self._last_flush
         with self._flushing:
             self._check_alive()
-            if not self._began:
+            if not self._began or self._done_flush > last:  # of many that ask at once, one that began since did it for all
                 return
+            self._last_flush = number = self._last_flush + 1
             entries: dict[int, int] = {}
             try:
                 with self._placing:
@@ -102,6 +106,7 @@ class GuestDisk(InPlaceDevice):
                 with self._placing:
                     self._pending = {**entries, **self._pending}
                 raise
+            self._done_flush = number
             self._unsettled = False
             self._unrepeated.update(entries)
             if self._unrepeated:

@@ -9,19 +9,33 @@ import contextlib
 import resource
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from imgstore.blocks import Extent
 from imgstore.errors import CorruptError, NoSpaceError, UnavailableError
-from imgstore.nbd import protocol
-from imgstore.nbd.connection import JOB_SIZE_MAX
+from imgstore.nbd import protocol, server
+from imgstore.nbd.connection import JOB_SIZE_MAX, JOBS_MAX
 from imgstore.nbd.protocol import ALLOCATION, Chunk, Command, CommandFlag, Error, Info, Option, OptionReply
 from imgstore.nbd.server import CONNECTIONS_MAX
 from tests.servers.authority import Authority
-from tests.servers.nbd import SIZE, Disk, Disks, NbdEndpoint, Wire, connect, context_request, info_request, nbd_server, qemu_nbd
+from tests.servers.nbd import (
+    SIZE,
+    TIME_MAX,
+    Disk,
+    Disks,
+    NbdEndpoint,
+    Wire,
+    connect,
+    context_request,
+    info_request,
+    nbd_server,
+    qemu_nbd,
+)
 
 FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO = CommandFlag
 ALL = 0xFFFFFFFF
@@ -34,8 +48,8 @@ def disks() -> Disks:
 
 @pytest.fixture
 def endpoint(disks: Disks) -> Iterator[NbdEndpoint]:
-    with nbd_server(disks) as server:
-        yield server
+    with nbd_server(disks) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +214,15 @@ def test_bad_options_are_refused_as_by_qemu(
             assert wire.is_dropped()
 
 
+def test_contexts_of_an_export_that_is_not_there(endpoint: NbdEndpoint, qemu: dict[str, Path]) -> None:
+    with endpoint.connect() as ours, Wire(connect(qemu["ro"])) as theirs:
+        for wire in (ours, theirs):
+            wire.greet()
+            assert wire.answer(Option.STRUCTURED_REPLY) == OptionReply.ACK
+            for option in (Option.LIST_META_CONTEXT, Option.SET_META_CONTEXT):
+                assert wire.answer(option, context_request("no such", ALLOCATION)) == OptionReply.ERR_UNKNOWN
+
+
 def test_options_that_are_too_large(endpoint: NbdEndpoint) -> None:
     with endpoint.connect() as wire:
         wire.greet()
@@ -279,7 +302,7 @@ def test_nothing_is_opened_before_it_is_named(endpoint: NbdEndpoint, disks: Disk
         replies = wire.ask(Option.INFO, info_request("rw", Info.NAME, Info.BLOCK_SIZE, 0x7777))
         assert (OptionReply.INFO, b"\0\1rw") in replies
         assert (OptionReply.INFO, b"\0\3" + protocol.BLOCK_SIZES.pack(1, 64 << 10, 32 << 20)) in replies
-        assert disks["rw"].opened == 0 and disks["rw"].calls == ["close"]
+        assert disks["rw"].opened == 0 and disks["rw"].calls == []
 
 
 def test_one_client_writes_at_a_time(endpoint: NbdEndpoint, disks: Disks) -> None:
@@ -298,8 +321,28 @@ def test_one_client_writes_at_a_time(endpoint: NbdEndpoint, disks: Disks) -> Non
     assert disks["rw"].calls[:2] == ["write", "close"]
 
 
+def test_who_does_not_go_for_good_keeps_nobody_waiting(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SETTLE_SECONDS", 1.5)  # more than the handshake may take here
+    with (
+        nbd_server(disks, handshake_seconds=1.0) as endpoint,
+        endpoint.connect() as deaf,
+        endpoint.connect() as holder,
+        endpoint.connect() as late,
+    ):
+        deaf.go("ro")
+        disks["ro"].memory.write(0, b"\1" * SIZE)
+        for _ in range(4):
+            deaf.send(Command.READ, 0, SIZE)
+        deaf.send(Command.DISC)
+        holder.go("rw")
+        late.greet()
+        assert late.answer(Option.GO, info_request("rw")) == OptionReply.ERR_POLICY
+        assert late.answer(Option.GO, info_request("ro")) == OptionReply.ACK
+        assert late.lives()
+
+
 def test_idle_handshakes_are_dropped(disks: Disks) -> None:
-    with nbd_server(disks, handshake_seconds=0.5) as server, server.connect() as silent, server.connect() as slow:
+    with nbd_server(disks, handshake_seconds=0.5) as endpoint, endpoint.connect() as silent, endpoint.connect() as slow:
         slow.greet()
         slow.socket.sendall(b"IHAVE")
         assert silent.is_dropped() and slow.is_dropped()
@@ -310,16 +353,16 @@ def test_idle_handshakes_are_dropped(disks: Disks) -> None:
 
 
 def test_a_client_too_many(disks: Disks) -> None:
-    with nbd_server(disks) as server, contextlib.ExitStack() as stack:
-        wires = [stack.enter_context(server.connect()) for _ in range(CONNECTIONS_MAX)]
+    with nbd_server(disks) as endpoint, contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(endpoint.connect()) for _ in range(CONNECTIONS_MAX)]
         for wire in wires:
             wire.go("ro")
-        with server.connect() as late:
+        with endpoint.connect() as late:
             assert late.is_dropped()
         assert all(wire.lives() for wire in wires)
         wires[0].socket.close()
-        server.wait_for(CONNECTIONS_MAX - 1)
-        with server.connect() as next_one:
+        endpoint.wait_for(CONNECTIONS_MAX - 1)
+        with endpoint.connect() as next_one:
             next_one.go("ro")
             assert next_one.lives()
 
@@ -355,19 +398,19 @@ def test_who_says_no_more_still_hears(endpoint: NbdEndpoint) -> None:
 
 def test_stalled_clients_hold_up_nobody_and_little_memory(disks: Disks) -> None:
     disks["ro"].memory.write(0, b"\1" * SIZE)
-    with nbd_server(disks) as server, contextlib.ExitStack() as stack:
+    with nbd_server(disks) as endpoint, contextlib.ExitStack() as stack:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(4):
-            deaf = stack.enter_context(server.connect())
+            deaf = stack.enter_context(endpoint.connect())
             deaf.go("ro")
             deaf.socket.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 for _ in range(2000):
                     deaf.send(Command.READ, 0, SIZE)
-        half = stack.enter_context(server.connect())
+        half = stack.enter_context(endpoint.connect())
         half.go("rw")
         half.socket.sendall(protocol.REQUEST.pack(protocol.REQUEST_MAGIC, 0, Command.WRITE, 1, 0, SIZE) + b"x")
-        with server.connect() as wire:
+        with endpoint.connect() as wire:
             wire.go("ro")
             for _ in range(50):
                 assert wire.do(Command.READ, 0, 4096).data == b"\1" * 4096
@@ -387,13 +430,73 @@ def test_a_stalled_disk_holds_up_nobody(endpoint: NbdEndpoint, disks: Disks) -> 
         assert sorted(stuck.reply().cookie for _ in range(100)) == list(range(1, 101))
 
 
+def test_stalled_disks_of_many_hold_up_nobody(disks: Disks) -> None:
+    stuck = [Disk() for _ in range(6)]
+    disks.update({f"stuck{number}": disk for number, disk in enumerate(stuck)})
+    disks["ro"].ready = False
+    with nbd_server(disks) as endpoint, contextlib.ExitStack() as stack:
+        for number, disk in enumerate(stuck):
+            disk.gate.clear()
+            stack.callback(disk.gate.set)
+            waiting = stack.enter_context(endpoint.connect())
+            waiting.socket.settimeout(TIME_MAX / 2)  # less than the disks are stuck for
+            waiting.go(f"stuck{number}")
+            for _ in range(JOBS_MAX):
+                waiting.send(Command.READ, 0, 4096)
+        wire = stack.enter_context(endpoint.connect())
+        wire.socket.settimeout(TIME_MAX / 2)
+        wire.go("ro")
+        assert wire.lives()
+
+
+def test_to_look_for_holes_holds_up_nobody(endpoint: NbdEndpoint, disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def extents(offset: int = 0, length: int | None = None) -> Iterator[Extent]:
+        asked.set()
+        assert answered.wait(TIME_MAX)
+        return disks["rw"].memory.extents(offset, length)
+
+    monkeypatch.setattr(disks["rw"], "extents", extents)  # as of a file on a server that is slow to say where its holes are
+    with endpoint.connect() as writer, endpoint.connect() as wire:
+        writer.go("rw")
+        wire.go("ro")
+        wire.socket.settimeout(TIME_MAX / 2)
+        cookie = writer.send(Command.READ, 0, 1 << 17)
+        assert asked.wait(TIME_MAX)
+        assert wire.lives()
+        answered.set()
+        assert writer.reply().cookie == cookie
+
+
+def test_the_storage_has_all_the_time_at_the_end(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SHUTDOWN_SECONDS", 0.1)
+    disks["rw"].closing_seconds = 1.0
+    with nbd_server(disks) as endpoint, contextlib.closing(endpoint.connect().socket) as connection:
+        wire = Wire(connection)
+        wire.go("rw")
+        assert wire.do(Command.WRITE, 0, 512, data=b"x" * 512).error == 0
+    assert disks["rw"].calls == ["write", "close"]
+
+
+def test_what_is_lost_when_a_client_goes_is_told(endpoint: NbdEndpoint, disks: Disks, caplog: pytest.LogCaptureFixture) -> None:
+    with endpoint.connect() as wire:
+        wire.go("rw")
+        wire.do(Command.WRITE, 0, 512, data=b"x" * 512)
+        disks["rw"].error = NoSpaceError("containers/a.vmdk: the datastore is full")
+        wire.send(Command.DISC)
+        assert wire.is_dropped()
+    (record,) = caplog.records
+    assert record.getMessage().endswith("may be lost: containers/a.vmdk: the datastore is full") and record.exc_info is None
+
+
 def test_what_is_under_way_ends_before_the_server(disks: Disks) -> None:
     with contextlib.ExitStack() as stack:
-        with nbd_server(disks) as server:
-            wire, idle = stack.enter_context(server.connect()), stack.enter_context(server.connect())
+        with nbd_server(disks) as endpoint:
+            wire, idle = stack.enter_context(endpoint.connect()), stack.enter_context(endpoint.connect())
             wire.go("rw")
             idle.go("ro")
-            shaking = stack.enter_context(server.connect())
+            shaking = stack.enter_context(endpoint.connect())
             shaking.greet()
             disks["rw"].gate.clear()
             wire.send(Command.WRITE, 0, 512, data=b"x" * 512)
@@ -407,8 +510,8 @@ def test_what_is_under_way_ends_before_the_server(disks: Disks) -> None:
 
 def test_with_tls_nothing_is_told_before_it(disks: Disks, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
-    with nbd_server(disks, tls=authority.server_context()) as server:
-        with server.connect() as wire:
+    with nbd_server(disks, tls=authority.server_context()) as endpoint:
+        with endpoint.connect() as wire:
             wire.greet()
             for option, data in (
                 (Option.LIST, b""),
@@ -422,7 +525,7 @@ def test_with_tls_nothing_is_told_before_it(disks: Disks, tmp_path: Path) -> Non
             assert wire.answer(Option.STARTTLS, b"x") == OptionReply.ERR_INVALID
             assert wire.answer(Option.ABORT) == OptionReply.ACK
             assert wire.is_dropped()
-        with server.connect() as wire:
+        with endpoint.connect() as wire:
             wire.greet()
             wire.send_option(Option.EXPORT_NAME, b"ro")
             assert wire.is_dropped()
@@ -433,15 +536,15 @@ def test_what_comes_before_tls_is_not_believed(disks: Disks, tmp_path: Path) -> 
     """CVE-2021-3716: an option that somebody put between STARTTLS and the handshake."""
     authority = Authority(tmp_path / "authority")
     context = client_context(authority)
-    with nbd_server(disks, tls=authority.server_context()) as server:
-        with server.connect() as wire:
+    with nbd_server(disks, tls=authority.server_context()) as endpoint:
+        with endpoint.connect() as wire:
             wire.greet()
             injected = protocol.OPTION.pack(b"IHAVEOPT", Option.GO, len(info_request("ro"))) + info_request("ro")
             wire.socket.sendall(protocol.OPTION.pack(b"IHAVEOPT", Option.STARTTLS, 0) + injected)
             assert wire.option_replies(Option.STARTTLS) == [(OptionReply.ACK, b"")]
             assert wire.is_dropped()
         assert disks["ro"].calls == []
-        with server.connect() as wire:
+        with endpoint.connect() as wire:
             wire.greet()
             assert wire.answer(Option.STARTTLS) == OptionReply.ACK
             with context.wrap_socket(wire.socket, server_hostname="localhost") as wire.socket:

@@ -54,6 +54,17 @@ def test_devices_are_listed(store: imgstore.ImageStore) -> None:
             assert device.read(1080, 2) == b"\x53\xef"  # the magic number of ext4
 
 
+@pytest.mark.parametrize("name", ["image/app:1", "container/web", "volume/data"])
+def test_who_asks_what_there_is_opens_nothing(store: imgstore.ImageStore, name: str) -> None:
+    for asked in (name, f"{name}?snapshot"):
+        device = store.open_device(asked)
+        try:
+            info = store.device_info(asked)  # whoever has it
+        finally:
+            device.close()
+        assert (info.name, info.size, info.read_only) == (asked, device.size, device.read_only)
+
+
 def test_an_image_without_a_name_is_listed_by_its_id(store: imgstore.ImageStore, tmp_path: Path) -> None:
     other = write_layout(tmp_path / "other", {"2": build_image([make_tar({"etc/three": b"third"})])})
     image = store.image("app:1")
@@ -157,11 +168,12 @@ def test_a_read_only_container_is_not_written(store: imgstore.ImageStore) -> Non
             private.write(0, b"x")
 
 
-@pytest.mark.parametrize("name", ["image/none", "container/none", "volume/none"])
+@pytest.mark.parametrize("name", ["image/none", "container/none", "volume/none", "container/none\udcff", "volume/none\udcff"])
 def test_what_is_not_there(store: imgstore.ImageStore, name: str) -> None:
     before = open_files()
-    with pytest.raises(imgstore.NotFoundError, match="none"):
-        store.open_device(name)
+    for look in (store.open_device, store.device_info):
+        with pytest.raises(imgstore.NotFoundError, match="none"):
+            look(name)
     with pytest.raises(imgstore.InvalidError, match="has no kind"):
         store.open_device("web")
     assert open_files() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -116,8 +117,64 @@ def test_beside_the_api_with_tls(command_line: CommandLine, place: Path) -> None
     assert sorted(path.name for path in place.iterdir()) == ["authority", "pki"]
 
 
+def test_who_is_told_to_ignore_hang_ups_goes_on(command_line: CommandLine, place: Path) -> None:
+    path = place / "nbd.sock"
+    with command_line.start("nbd", "serve", "-H", f"unix://{path}", wrapper=["nohup"]) as process:
+        try:
+            list(_read_addresses(process, 1))
+            process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            with Wire(connect(path)) as wire:
+                wire.go("image/three-layers")
+                assert wire.lives()
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+
+
+def test_a_second_signal_does_not_wait_for_the_storage(command_line: CommandLine, place: Path) -> None:
+    need("strace")
+    path = place / "nbd.sock"
+    slow = [
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        f"{place}/trace",
+        "-e",
+        "trace=fdatasync",
+        "-e",
+        "inject=fdatasync:delay_enter=3s",
+    ]
+    with command_line.start("nbd", "serve", "-H", f"unix://{path}", wrapper=slow) as process:
+        try:
+            list(_read_addresses(process, 1))
+            with Wire(connect(path)) as wire:
+                wire.go("container/web")
+                wire.send(Command.WRITE, 0, 512, data=bytes(512))
+                process.send_signal(signal.SIGTERM)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(1)
+                process.send_signal(signal.SIGTERM)
+                assert b"ended at once" in process.communicate(timeout=30)[1]
+                assert process.returncode == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+
+
 def test_refused(command_line: CommandLine, place: Path) -> None:
     assert "anyone could read along" in command_line.fails(2, "nbd", "serve", "-H", "tcp://0.0.0.0:0")
+    with socket.socket(socket.AF_UNIX) as passed:
+        passed.bind(str(place / "passed"))
+        passed.listen()
+        shell = ["sh", "-c", 'exec env LISTEN_PID=$$ LISTEN_FDS=1 "$@" 3<&0', "sh"]
+        words = command_line.words("serve", "-H", "fd://", "--nbd-host", "fd://")
+        both = subprocess.run([*shell, *words], stdin=passed, capture_output=True, env=command_line.environment, timeout=60)
+        assert b"mean the same socket" in both.stderr and both.returncode == 2, both.stderr
     assert "Missing option" in command_line.fails(2, "nbd", "serve")
     assert "needs --tlscacert" in command_line.fails(
         2, "nbd", "serve", "-H", "tcp://127.0.0.1:0", "--tlsverify", "--tlscert", "a", "--tlskey", "b"

@@ -37,6 +37,7 @@ class Disk:
         gate: reads and writes in threads wait while it is not set.
         ready: whether reads can do without a thread.
         error: what reads, writes and flushes raise.
+        closing_seconds: how long ``close`` takes.
         calls: what was called, beside reads.
     """
 
@@ -47,6 +48,7 @@ class Disk:
         self.gate.set()
         self.ready = True
         self.error: Exception | None = None
+        self.closing_seconds = 0.0
         self.calls: list[str] = []
         self.opened = 0
         self._lock = threading.Lock()
@@ -82,8 +84,11 @@ class Disk:
         self._change("flush")
 
     def close(self) -> None:
+        time.sleep(self.closing_seconds)
         self.calls.append("close")
         self.opened -= 1
+        if self.error is not None:
+            raise self.error
 
     def _change(self, what: str) -> None:
         if self.read_only and what != "flush":
@@ -111,8 +116,13 @@ class Disks(dict[str, Disk]):
         disk.opened += 1
         return disk
 
+    def device_info(self, name: str) -> DeviceInfo:
+        if name not in self:
+            raise NotFoundError(f"No such device: {name}")
+        return DeviceInfo(name, self[name].size, self[name].read_only, f"disk {name}")
+
     def devices(self) -> list[DeviceInfo]:
-        return [DeviceInfo(name, disk.size, disk.read_only, f"disk {name}") for name, disk in self.items()]
+        return [self.device_info(name) for name in self]
 
 
 @dataclass

@@ -46,10 +46,16 @@ def read_now(disk: Disk, asked: Request, *, structured: bool = True) -> bytes:
     ],
 )
 def test_what_is_in_memory_is_answered_as_what_is_not(disk: Disk, asked: Request, structured: bool) -> None:
+    disk.read_only = True
     assert read_now(disk, asked, structured=structured) == perform(disk, asked, structured=structured) != b""
     disk.ready = False
     if disk.memory.read(asked.offset, asked.length).strip(b"\0"):
         assert read_now(disk, asked, structured=structured) == b""
+
+
+def test_a_disk_that_is_written_is_asked_for_its_holes_in_a_thread(disk: Disk) -> None:
+    assert read_now(disk, request(Command.READ, 0, 4 * GRAIN), structured=True) == b""
+    assert read_now(disk, request(Command.READ, 0, 4 * GRAIN, CommandFlag.DF), structured=True) != b""
 
 
 def test_long_reads_tell_holes(disk: Disk) -> None:
@@ -68,6 +74,7 @@ def test_long_reads_tell_holes(disk: Disk) -> None:
 def test_a_read_with_more_holes_than_fit_goes_to_a_thread(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk.memory, "PAGE", 512)  # from here on, as a file system with small blocks
     disk.memory._pages.clear()
+    disk.read_only = True
     for offset in range(0, READY_SIZE_MAX, 1024):
         disk.memory._pages[offset // 512] = bytearray(b"\1" * 512)
     asked = request(Command.READ, 0, READY_SIZE_MAX)

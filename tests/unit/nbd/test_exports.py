@@ -39,7 +39,7 @@ def test_descriptions(disks: Disks) -> None:
     exports = Exports(disks)
     assert exports.describe("ro") == (SIZE, READ_ONLY)
     assert exports.describe("rw") == (SIZE, WRITABLE)
-    assert [disk.opened for disk in disks.values()] == [0] * 4
+    assert [disk.calls for disk in disks.values()] == [[]] * 4
     exports.open("rw")
     assert exports.describe("rw") == (SIZE, WRITABLE)
     assert Exports(disks, read_only=True).describe("rw") == (SIZE, READ_ONLY)

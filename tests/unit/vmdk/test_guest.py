@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from imgstore.blocks import GRAIN, Extent, ExtentKind, GuestDevice
 from imgstore.datastores import LocalDatastore, MemoryDatastore
+from imgstore.datastores.local_files import LocalLiveFile
 from imgstore.errors import CorruptError, DeniedError, UnsupportedError
 from imgstore.live_disks import LiveDisks
 from imgstore.vmdk import Chain, check_disk, guest, open_disk
@@ -105,6 +107,38 @@ def test_a_device_flushes_by_itself(live: LiveDisks, datastore: LocalDatastore, 
         tables = open_disk(file).grain_tables()
         assert sum(1 for sector in tables[0] if sector) == 16
     device.close()
+
+
+def test_many_that_flush_at_once_share_it(live: LiveDisks, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs, began, goes_on = [], threading.Event(), threading.Event()
+
+    def fdatasync(file: LocalLiveFile) -> None:
+        syncs.append(file)
+        began.set()
+        assert goes_on.wait(20)
+
+    with contextlib.closing(live.attach(DISK)) as device:
+        device.write(0, b"x")
+        device.flush()
+        monkeypatch.setattr(LocalLiveFile, "fdatasync", fdatasync)
+        device.write(0, b"y")
+        asking = threading.Barrier(21)
+
+        def flush() -> None:
+            asking.wait(20)
+            device.flush()
+
+        threads = [threading.Thread(target=device.flush), *(threading.Thread(target=flush) for _ in range(20))]
+        for thread in threads:
+            thread.start()
+        assert began.wait(20)
+        device.write(512, b"z")  # not of the flush that is under way
+        asking.wait(20)
+        time.sleep(0.1)
+        goes_on.set()
+        for thread in threads:
+            thread.join()
+        assert 2 <= len(syncs) <= 10
 
 
 def test_what_is_ready_is_what_is_in_memory(datastore: LocalDatastore) -> None:
