@@ -346,7 +346,7 @@ def test_idle_handshakes_are_dropped(disks: Disks) -> None:
         slow.greet()
         slow.socket.sendall(b"IHAVE")
         assert silent.is_dropped() and slow.is_dropped()
-        with server.connect() as idle:
+        with endpoint.connect() as idle:
             idle.go("ro")
             time.sleep(0.6)
             assert idle.lives()  # the time of a handshake is over when the handshake is
