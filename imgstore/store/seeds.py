@@ -222,7 +222,7 @@ class Seeds(Transfers):
         Raises:
             InvalidError, UnsupportedError: an argument makes no sense, wherever it would be used.
         """
-        _check_words(max_depth, disk_format)
+        form = _check_words(max_depth, disk_format)
         stop = stop or Stop()
         plans: list[SeedPlan] = []
         with contextlib.ExitStack() as stack:
@@ -230,6 +230,8 @@ class Seeds(Transfers):
             for location in _distinct(locations, logins):
                 try:
                     self._check_elsewhere(location, logins.get(location))
+                    if form is not None:
+                        _check_form(form, location, max_depth)
                     views[location] = view = self._view(location, logins.get(location))
                     if view is not None:
                         stack.callback(view.close)

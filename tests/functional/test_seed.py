@@ -456,6 +456,7 @@ def test_a_look_changes_nothing(seeded: Path, tmp_path: Path) -> None:
         (2, ("seed", "-f", "list", "--datastore", "there", "--dry-run", "--disk-format", "vhd"), "disk format 'vhd': is none of"),
         (2, ("seed", "-f", "list", "--datastore", "there", "--dry-run", "--max-depth", "1025"), "depth 1025: a chain has"),
         (11, ("seed", "-f", "list", "--datastore", "https://me:s3cret@h/x"), "https://: a store is a directory"),
+        (11, ("seed", "-f", "list", "--datastore", "there", "--disk-format", "vmfs"), "are made by vSphere"),
         (2, ("copy", "three-layers", "--to", "x/../store"), "is the store that is copied from"),
         (2, ("copy", "three-layers", "--to", "store/there"), "is in the store that is copied from"),
         (2, ("copy", "three-layers", "--to", "store/.there/below"), "is in the store that is copied from"),
@@ -494,6 +495,12 @@ def test_words_that_make_no_sense(
     assert "s3cret" not in told.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "loop", "store"]
     assert not (seeded / "there").exists() and not (seeded / ".there").exists()
+
+
+def test_a_plan_says_that_a_form_is_not_for_a_place(seeded: Path, tmp_path: Path) -> None:
+    with ImageStore.open(str(seeded)) as store:
+        (plan,) = store.plan_seed([SeedImage(REFERENCE)], [str(tmp_path / "there")], disk_format="vmfs")
+    assert ["are made by vSphere" in copy.problem for copy in plan.copies] == [True]
 
 
 def test_some_of_several(seeded: Path, tmp_path: Path) -> None:
