@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from imgstore.seed_files import SeedImage, parse_seed_file
     from imgstore.stop import Stop
     from imgstore.store import ImageStore
+    from imgstore.vsphere.login import VsphereLogin
 
 __all__ = [
     "AlreadyExistsError",
@@ -123,6 +124,7 @@ __all__ = [
     "VolumeSnapshot",
     "VolumeStoreInfo",
     "VolumeUsage",
+    "VsphereLogin",
     "parse_seed_file",
 ]
 
@@ -170,6 +172,7 @@ _ELSEWHERE = {
     "SeedReport": "answers",
     "SeedImage": "seed_files",
     "parse_seed_file": "seed_files",
+    "VsphereLogin": "vsphere.login",
 }
 """Modules of the names that are no error."""
 

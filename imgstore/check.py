@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from crc32c import crc32c
 
-from imgstore import layout
+from imgstore import disk_forms, layout
 from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog, ContainerRow
 from imgstore.containers import Containers, marker_of
@@ -25,6 +25,7 @@ from imgstore.markers import HOSTED, DiskRecord, LayerMarker
 from imgstore.vmdk.chain import MAX_DEPTH
 from imgstore.vmdk.check import check_disk
 from imgstore.vmdk.hosted import open_disk
+from imgstore.vmdk.stack import open_disks
 from imgstore.volume_markers import FoundVolume, disks_of, place_of
 from imgstore.volumes import Volumes
 
@@ -77,9 +78,7 @@ def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_dat
     rows = {row.chain_id: row for row in catalog.layers()}
     scratch = f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}"
     if datastore.exists(scratch):
-        yield from _check_vmdk(datastore, scratch)
-        if read_data:
-            yield from _check_grains(datastore, scratch, f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}")
+        yield from _check_scratch(datastore, scratch, read_data)
     elif any(row.disk is not None and not row.merged for row in rows.values()):
         yield Finding(scratch, "the scratch disk is missing: every chain stands on it")
     there = set()
@@ -99,7 +98,10 @@ def _check_layers(datastore: Datastore, catalog: Catalog, disks: Disks, read_dat
         if marker.parent is not None and not datastore.exists(layout.layer_marker(marker.parent)):
             yield Finding(path, f"its parent layer {marker.parent} is missing")
         if marker.disk is not None:
-            yield from _check_disk(datastore, marker.disk, read_data)
+            if marker.disk.format == HOSTED:
+                yield from _check_disk(datastore, marker.disk, read_data)
+            else:
+                yield from _check_other(datastore, marker.disk, disks.capacity, read_data)
             if marker.disk.merged and marker.disk.format == HOSTED and marker.parent is not None:
                 yield from _check_links(disks, marker)
         yield from _check_recipe(datastore, disks, marker, read_data)
@@ -113,10 +115,6 @@ def _check_disk(datastore: Datastore, record: DiskRecord, read_data: bool) -> It
         with datastore.open(path) as file:
             if file.size != record.size:
                 yield Finding(path, f"has {file.size} bytes, its marker says {record.size}")
-                return
-            if record.format != HOSTED:
-                if read_data and (found := _digest(file)) != record.grain_sums_digest:
-                    yield Finding(path, f"its digest is {found}, its marker says {record.grain_sums_digest}")
                 return
     except NotFoundError as error:
         yield Finding(path, str(error))
@@ -133,6 +131,31 @@ def _check_disk(datastore: Datastore, record: DiskRecord, read_data: bool) -> It
         yield Finding(sums_path, f"its digest is {digest}, its marker says {record.grain_sums_digest}")
     elif read_data:
         yield from _check_grains(datastore, path, sums_path)
+
+
+def _check_other(datastore: Datastore, record: DiskRecord, capacity: int, read_data: bool) -> Iterator[Finding]:
+    """A disk that has not the form hosted."""
+    findings = [Finding(path, problem) for path, problem in disk_forms.problems(datastore, record, capacity)]
+    yield from findings
+    measured = disk_forms.measured_file(record)
+    if measured is None or findings or not read_data:
+        return
+    with datastore.open(measured) as file:
+        found = _digest(file)
+    if found != record.grain_sums_digest:
+        yield Finding(measured, f"its digest is {found}, its marker says {record.grain_sums_digest}")
+
+
+def _check_scratch(datastore: Datastore, scratch: str, read_data: bool) -> Iterator[Finding]:
+    if datastore.exists(disk_forms.BLANK_PATH):
+        try:
+            open_disks(datastore.open, scratch).close()
+        except ImgstoreError as error:
+            yield Finding(scratch, str(error))
+        return
+    yield from _check_vmdk(datastore, scratch)
+    if read_data:
+        yield from _check_grains(datastore, scratch, f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}")
 
 
 def _check_parent(datastore: Datastore, path: str, record: DiskRecord) -> Iterator[Finding]:

@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import posixpath
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from imgstore import layout, markers
+from imgstore import disk_forms, layout, markers
 from imgstore.blocks import GRAIN, BlockDevice, Bytes, ReadableFile
 from imgstore.catalog.catalog import LayerRow
 from imgstore.datastores.datastore import Datastore, StagedFile, Staging, list_names
@@ -21,6 +21,7 @@ from imgstore.leases import Leases, held
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.vmdk.chain import Chain, open_chain
 from imgstore.vmdk.descriptor import derive_cid
+from imgstore.vmdk.formats import DiskFormat
 from imgstore.vmdk.grains import numbers_from_bytes
 from imgstore.vmdk.hosted import DiskSummary, HostedDiskWriter, open_disk
 from imgstore.vmdk.snapshot import SnapshotDevice
@@ -31,7 +32,7 @@ SUMS_LIMIT = 1 << 30
 
 _COPY = 1 << 20
 
-_SCRATCH_FILES = (layout.disk_file(layout.SCRATCH), layout.grain_sums_file(layout.SCRATCH))
+_SCRATCH_FILES = (*layout.disk_files(layout.SCRATCH)[:2], layout.grain_sums_file(layout.SCRATCH))
 
 
 class Disks:
@@ -50,6 +51,10 @@ class Disks:
         """Chain ids of the layers on the datastore, whole or not."""
         found = (layout.layer_of(name) for name in list_names(self._datastore, layout.DISKS))
         return sorted({chain_id for chain_id in found if chain_id is not None})
+
+    def find_all(self, chain_ids: Iterable[str]) -> Iterable[LayerMarker | None]:
+        """What `find` says of each, in their order."""
+        return self._datastore.each(self.find, chain_ids)
 
     def find(self, chain_id: str) -> LayerMarker | None:
         """The layer's marker, or None when the layer is not there, or not whole: then it is to be made again.
@@ -212,18 +217,34 @@ class Disks:
 
     def has_scratch(self) -> bool:
         """Whether the scratch disk is there, and whole as far as `find` looks."""
-        sums = _path(layout.grain_sums_file(layout.SCRATCH))
-        return self._datastore.exists(sums) and self._is_whole(_path(layout.disk_file(layout.SCRATCH)), None)
+        return self.scratch_form() is not None
+
+    def scratch_form(self) -> DiskFormat | None:
+        """The form of the scratch disk; None where it is not there, or not whole as far as `find` looks."""
+        if not self._datastore.exists(_path(layout.grain_sums_file(layout.SCRATCH))):
+            return None
+        if self._is_whole(_path(layout.disk_file(layout.SCRATCH)), None):
+            return DiskFormat.HOSTED
+        return disk_forms.scratch_form(self._datastore)
 
     def mend_scratch(self) -> None:
-        """Makes the scratch disk again if there is a part of it: it has no marker that would say so."""
-        if any(self._datastore.exists(_path(name)) for name in _SCRATCH_FILES):
+        """Makes the scratch disk again if there is a part of it: it has no marker that would say so. Only where that is hosted."""
+        if any(self._datastore.exists(_path(name)) for name in _SCRATCH_FILES) and not self._has_blank():
             self.make_scratch()
 
     def make_scratch(self) -> None:
-        """Makes the scratch disk unless it is there and whole. Its bytes follow from the capacity alone."""
+        """Makes the scratch disk unless it is there and whole. Its bytes follow from the capacity alone.
+
+        Raises:
+            UnsupportedError: the disks of the store have another form than hosted.
+        """
         if self.has_scratch():
             return
+        if self._has_blank():
+            raise UnsupportedError(
+                f"{_path(layout.disk_file(layout.SCRATCH))}: is not whole, and only made again where it came from",
+                hint="copy an image here again",
+            )
         with held(self._leases, "scratch"):
             if self.has_scratch():
                 return
@@ -278,8 +299,9 @@ class Disks:
 
     def uncover(self, staging: Staging, marker: LayerMarker) -> LayerRow:
         """Gives a layer that is covered a disk, which ``staging`` has alone. After a crash it is covered as before, or has it."""
-        self._remove_file(_path(layout.disk_file(layout.hex_of(marker.chain_id))))  # what a crash left
+        self._remove_disk(marker.chain_id)  # what a crash left
         staging.publish()
+        marker = self._imported(marker)
         self._write_marker(marker)
         return layer_row(marker)
 
@@ -292,6 +314,7 @@ class Disks:
     def _show(self, marker: LayerMarker, admit: Callable[[], None]) -> LayerRow:
         try:
             admit()
+            marker = self._imported(marker)
         except BaseException:
             self.remove(marker.chain_id)
             raise
@@ -346,8 +369,27 @@ class Disks:
 
     def remove(self, chain_id: str) -> None:
         """Removes the layer: marker first, so that a crash leaves it whole or gone. Not there is fine."""
-        for path in layout.layer_files(chain_id):
-            self._remove_file(path)
+        self._remove_file(layout.layer_marker(chain_id))
+        self._remove_disk(chain_id)
+        gone = [_path(name) for name in layout.disk_files(layout.hex_of(chain_id))]
+        for path in layout.layer_files(chain_id)[1:]:
+            if path not in gone:
+                self._remove_file(path)
+
+    def _remove_disk(self, chain_id: str) -> None:
+        disk_forms.remove_made_disk(self._datastore, _path(layout.disk_file(layout.hex_of(chain_id))))
+        for name in layout.disk_files(layout.hex_of(chain_id)):
+            self._remove_file(_path(name))
+
+    def _imported(self, marker: LayerMarker) -> LayerMarker:
+        """The marker, when the platform has made the disk, if that is one that it makes."""
+        if marker.disk is None or marker.disk.format != DiskFormat.VMFS:
+            return marker
+        record = disk_forms.import_disk(self._datastore, marker.disk, self.capacity)
+        return msgspec.structs.replace(marker, disk=record)
+
+    def _has_blank(self) -> bool:
+        return self._datastore.exists(disk_forms.BLANK_PATH)
 
     def _settle(self, chain_id: str) -> LayerMarker:
         """Writes a marker that names the disk that lies there, and it alone; the caller has the lease of the layer."""
@@ -383,12 +425,11 @@ class Disks:
     def _is_whole(self, path: str, record: DiskRecord | None) -> bool:
         """Whether there is a disk, of the store's capacity, and of the size and content id on record, with a parent or without one.
 
-        Of one that has not the form that stores have only the size is looked at.
+        Of one that has not the form that stores have what `disk_forms.problems` looks at.
         """
+        if record is not None and record.format != markers.HOSTED:
+            return not any(disk_forms.problems(self._datastore, record, self.capacity))
         try:
-            if record is not None and record.format != markers.HOSTED:
-                with self._datastore.open(path) as file:
-                    return file.size == record.size
             disk = open_disk(self._datastore.open(path))
         except (NotFoundError, CorruptError, UnsupportedError):
             return False

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from imgstore import layout, markers
 from imgstore.catalog.catalog import Catalog, ImageLayerRow, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, list_names
-from imgstore.errors import CorruptError, InUseError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.errors import CorruptError, ImgstoreError, InUseError, InvalidError, NotFoundError, UnsupportedError
 from registry_client.digest import Digest, ImageId
 from registry_client.errors import InvalidReferenceError
 from registry_client.reference import Reference
@@ -111,6 +111,17 @@ class Images:
         layers = tuple(ImageLayerRow(layer.chain_id, layer.diff_id, layer.digest, layer.media_type) for layer in marker.layers)
         return ImageRow(image_id, marker.manifest_digest, manifest, config, layers, marker.parent)
 
+    def read_all(self, image_ids: Iterable[str]) -> Iterable[ImageRow | CorruptError | NotFoundError]:
+        """Each image, or why it cannot be read, in their order."""
+
+        def read(image_id: str) -> ImageRow | CorruptError | NotFoundError:
+            try:
+                return self.read(image_id)
+            except (CorruptError, NotFoundError) as error:
+                return error
+
+        return self._datastore.each(read, image_ids)
+
     def reference_paths(self) -> list[str]:
         """Paths of the markers of names on the datastore."""
         return [f"{layout.REFERENCES}/{name}" for name in list_names(self._datastore, layout.REFERENCES)]
@@ -125,6 +136,17 @@ class Images:
         if layout.reference_file(marker.name) != path:
             raise CorruptError(f"{path}: is the marker of {marker.name}")
         return ReferenceRow(marker.name, marker.image_id, marker.digest, marker.tagged)
+
+    def read_references(self, paths: Iterable[str]) -> Iterable[ReferenceRow | ImgstoreError]:
+        """Each name, or why it cannot be read, in their order."""
+
+        def read(path: str) -> ReferenceRow | ImgstoreError:
+            try:
+                return self.read_reference(path)
+            except ImgstoreError as error:
+                return error
+
+        return self._datastore.each(read, paths)
 
     def find(self, text: str) -> ImageRow:
         """The image that ``text`` names: an id, a reference, or the unambiguous start of an id.

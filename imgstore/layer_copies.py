@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,8 +17,10 @@ from imgstore.markers import DiskRecord, RecipeRecord
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
 from imgstore.vmdk.check import check_disk
-from imgstore.vmdk.formats import DiskFormat, data_ranges, stream_disk
-from imgstore.vmdk.grains import numbers_from_bytes
+from imgstore.vmdk.cowd import write_cowd
+from imgstore.vmdk.descriptor import describe_disk
+from imgstore.vmdk.formats import FORMATS, DiskFormat, ParentDisk, data_ranges, read_pieces, stream_disk
+from imgstore.vmdk.grains import numbers_from_bytes, numbers_to_bytes
 
 _PIECE = 1 << 20
 """Bytes that are read, compared and written at once: as much as goes past the page cache in one write."""
@@ -109,6 +112,8 @@ def write_single(
 ) -> DiskRecord:
     """Writes what a chain shows as one disk without parent, of a form that is written from its first byte to its last.
 
+    For ``vmfs`` it is what the platform makes the disk of (`disk_forms.import_disk`).
+
     Args:
         sums: of each disk of the chain, in the order of its file.
         stem: the hex digits of the chain id of the layer.
@@ -118,8 +123,9 @@ def write_single(
         CorruptError: a grain is not what its checksum says.
         NoSpaceError: the datastore is full.
     """
+    imports = form is DiskFormat.VMFS
     name = layout.disk_file(stem)
-    file = staging.create(name)
+    file = staging.create(layout.import_file(stem) if imports else name)
     digest, size, read = hashlib.sha256(), 0, 0
 
     def append(data: bytes) -> None:
@@ -136,10 +142,83 @@ def write_single(
 
     ranges = list(data_ranges(chain))
     # Deleted with a machine that has it, it would be gone for all others.
-    stream_disk(form, append, stem, _ProvedChain(chain, sums, told), ranges, cid=chain.cid, deletable=False)
+    written = DiskFormat.STREAM_OPTIMIZED if imports else form
+    stream_disk(written, append, stem, _ProvedChain(chain, sums, told), ranges, cid=chain.cid, deletable=False)
     file.close()
     grains = sum(length for _, length in ranges) // GRAIN
+    if imports:
+        return DiskRecord(name, chain.size, grains, f"{chain.cid:08x}", "", "", merged=True, format=form)
     return DiskRecord(name, size, grains, f"{chain.cid:08x}", "", f"sha256:{digest.hexdigest()}", merged=True, format=form)
+
+
+def write_redo_log(
+    chain: Chain,
+    sums: Sequence[array[int]],
+    staging: Staging,
+    stem: str,
+    blank: ParentDisk,
+    stop: Stop,
+    tell: Callable[[int], None],
+    *,
+    merged: bool,
+) -> DiskRecord:
+    """Writes the top disk of a chain as a ``vmfs-sparse`` one, over its parent as that will lie beside it.
+
+    Args:
+        sums: of each disk of the chain, in the order of its file.
+        stem: the hex digits of the chain id of the layer, or ``scratch``.
+        blank: what a disk without parent stands on there.
+        tell: is given how many bytes of grains are read.
+        merged: write all that the chain shows, over ``blank``.
+
+    Raises:
+        CorruptError: a grain is not what its checksum says.
+        InvalidError: such disks cannot be as large.
+        NoSpaceError: the datastore is full.
+    """
+    read = 0
+
+    def told(length: int) -> None:
+        nonlocal read
+        stop.check()
+        read += length
+        tell(read)
+
+    is_lowest = merged or len(chain.files) == 1
+    if is_lowest:
+        parent, ranges = blank, list(data_ranges(chain))
+    else:
+        parent = ParentDisk(posixpath.basename(chain.below.path), chain.below.cid, chain.size)
+        ranges = list(chain.own_ranges())
+    name = layout.delta_file(stem)
+    delta = staging.create(name)
+    write_cowd(delta, chain.size, read_pieces(_ProvedChain(chain, sums, told), ranges, GRAIN, zeros=True))
+    digest, size = hashlib.sha256(), delta.size
+    for offset in range(0, size, _PIECE):
+        digest.update(delta.pread(offset, _PIECE))
+    delta.close()
+    capacity = chain.size // SECTOR
+    descriptor = describe_disk(
+        capacity,
+        chain.cid,
+        parent.cid,
+        parent.hint,
+        name,
+        create_type=FORMATS[DiskFormat.VMFS_SPARSE].create_type,
+        deletable=False,
+    )
+    put_file(staging, layout.disk_file(stem), descriptor.to_text())
+    return DiskRecord(
+        layout.disk_file(stem),
+        size,
+        sum(length for _, length in ranges) // GRAIN,
+        f"{chain.cid:08x}",
+        "",
+        f"sha256:{digest.hexdigest()}",
+        merged=is_lowest,
+        format=DiskFormat.VMFS_SPARSE,
+        origin="" if is_lowest else f"sha256:{hashlib.sha256(numbers_to_bytes(sums[-1])).hexdigest()}",
+    )
 
 
 class _ProvedChain:

@@ -5,6 +5,10 @@
     store.json                          the store's marker: version, id, disk size
     disks/scratch.vmdk                  the empty formatted base of every chain
     disks/<chain id>.vmdk               a layer's disk; absent when the layer changes nothing
+    disks/<chain id>-delta.vmdk         its data, where the form of the disks is vmfs-sparse; likewise of the scratch disk
+    disks/<chain id>-flat.vmdk          its data, where it is vmfs; the platform's to show or hide
+    disks/<chain id>.import.vmdk        while the platform makes the disk of it: what it makes it of
+    disks/blank.vmdk                    the empty disk below the scratch disk, where the form is vmfs-sparse; its data: blank-flat.vmdk
     disks/<chain id>.crc32c             CRC-32C of each of its grains
     disks/<chain id>.merged.crc32c      the same, of a disk that was merged with those below it
     disks/<chain id>.recipe             how the layer's tar is made again out of its disk
@@ -46,8 +50,14 @@ QUOTA = "quota.json"
 SCRATCH = "scratch"
 """What the scratch disk has in the place of a chain id."""
 
-_OF_A_LAYER = frozenset({"json", "vmdk", "crc32c", "merged.crc32c", "recipe", "blobs.json"})
+BLANK = "blank"
+"""What the empty disk below the scratch disk has there."""
+
+_OF_A_LAYER = frozenset({"json", "vmdk", "crc32c", "merged.crc32c", "recipe", "blobs.json", "import.vmdk"})
 """What stands behind the first dot in the name of a file of a layer."""
+
+_EXTENTS = ("-delta", "-flat")
+"""What stands before the last dot in the name of a file with the data of a disk."""
 
 IMAGE_MARKER = "image.json"
 CONFIG = "config.json"
@@ -62,6 +72,21 @@ def hex_of(digest: str) -> str:
 def disk_file(stem: str) -> str:
     """Name in ``disks`` of the VMDK of a layer, by the hex digits of its chain id, or of the scratch disk."""
     return f"{stem}.vmdk"
+
+
+def delta_file(stem: str) -> str:
+    """Name of the file with the data of a disk that is a redo log."""
+    return f"{stem}-delta.vmdk"
+
+
+def flat_file(stem: str) -> str:
+    """Name of the file with the data of a disk that has all bytes in it."""
+    return f"{stem}-flat.vmdk"
+
+
+def import_file(stem: str) -> str:
+    """Name in ``disks`` of what the platform is to make a layer's disk of."""
+    return f"{stem}.import.vmdk"
 
 
 def grain_sums_file(stem: str) -> str:
@@ -92,13 +117,20 @@ def blobs_file(chain_id: str) -> str:
 def layer_files(chain_id: str) -> tuple[str, ...]:
     """Paths of all files that a layer may have, its marker first."""
     stem = hex_of(chain_id)
-    names = (disk_file(stem), grain_sums_file(stem), merged_sums_file(stem), recipe_file(stem))
+    names = (*disk_files(stem), grain_sums_file(stem), merged_sums_file(stem), recipe_file(stem))
     return layer_marker(chain_id), *(f"{DISKS}/{name}" for name in names), blobs_file(chain_id)
+
+
+def disk_files(stem: str) -> tuple[str, ...]:
+    """Names of all files that a disk may be made of, the one that makes it a disk first."""
+    return disk_file(stem), delta_file(stem), flat_file(stem), import_file(stem)
 
 
 def layer_of(name: str) -> str | None:
     """The chain id of the layer that a file in ``disks`` belongs to; None where it is no layer's."""
     stem, _, suffix = name.partition(".")
+    if suffix == "vmdk":
+        stem = next((stem.removesuffix(extent) for extent in _EXTENTS if stem.endswith(extent)), stem)
     is_layer = suffix in _OF_A_LAYER and len(stem) == 64 and set(stem) <= set("0123456789abcdef")
     return f"sha256:{stem}" if is_layer else None
 

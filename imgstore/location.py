@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from imgstore import layout, markers
 from imgstore.blocks import GRAIN
 from imgstore.catalog.catalog import Catalog
-from imgstore.datastores.datastore import Datastore, is_private, list_names
+from imgstore.datastores.datastore import Datastore, is_private, list_names, named_errors
 from imgstore.datastores.local import LocalDatastore
 from imgstore.errors import InvalidError, UnsupportedError
 from imgstore.ext4.format import MAXIMUM_SIZE, MINIMUM_SIZE
@@ -45,9 +45,23 @@ def directory_of(location: str) -> Path | None:
         return None
     if scheme in ("file", "osfs"):
         return Path(rest).absolute()
-    raise UnsupportedError(
-        f"{location}: a store is a directory, file://, osfs://, vsphere://, ds:// or mem://; {scheme}:// is none of them"
-    )
+    # Not the whole of it, which may have a password.
+    raise UnsupportedError(f"{scheme}://: a store is a directory, file://, osfs://, vsphere://, ds:// or mem://")
+
+
+def has_store(directory: Path) -> bool:
+    """Whether a directory of this machine is a store.
+
+    Raises:
+        DeniedError: nobody may look.
+        InvalidError: no directory can have this name.
+    """
+    with named_errors(str(directory), "look for a store"):
+        try:
+            (directory / layout.STORE).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
 
 
 def make_store(directory: Path, disk_size: int, max_depth: int | None) -> None:

@@ -43,14 +43,15 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     Attributes:
         file: name of the VMDK, beside the marker.
-        size: its length in bytes, holes included.
+        size: its length in bytes, holes included; of ``vmfs-sparse`` that of the file with its data, of ``vmfs`` the capacity.
         grains: how many grains of 64 KiB it holds.
         cid: its content id, 8 hex digits.
         grain_sums: file beside the marker with the CRC-32C of each grain (u32, little-endian) in the order of the file.
         grain_sums_digest: ``sha256:…`` of that file.
-        merged: it has no parent: what the disks below it show was merged into it.
-        format: a ``DiskFormat``, not written where it is the form that stores have. A disk of another form is merged, has no
-            ``grain_sums``, and its ``grain_sums_digest`` is of its own file.
+        merged: it stands on no other layer: what the disks below it show was merged into it.
+        format: a ``DiskFormat``, not written where it is the form that stores have. A disk of another form has no ``grain_sums``, and
+            its ``grain_sums_digest`` is of the file whose size is given; empty for ``vmfs``, whose file the platform made.
+        origin: ``grain_sums_digest`` of the hosted disk that it was converted from, if it stands on others.
     """
 
     file: str
@@ -61,6 +62,7 @@ class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     grain_sums_digest: str
     merged: bool = False
     format: str = HOSTED
+    origin: str = ""
 
 
 class RecipeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

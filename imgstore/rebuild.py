@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from imgstore.catalog.catalog import Catalog, ContainerRow, ImageRow, LayerRow, NameTakenError, ReferenceRow
 from imgstore.containers import Containers
 from imgstore.disks import Disks, layer_row
-from imgstore.errors import CorruptError, ImgstoreError, NotFoundError
+from imgstore.errors import ImgstoreError
 from imgstore.images import Images
 
 
@@ -43,11 +43,10 @@ def rebuild(catalog: Catalog, disks: Disks, images: Images, containers: Containe
     left_out: list[str] = []
     layers = _whole_layers(disks, left_out)
     image_rows: dict[str, ImageRow] = {}
-    for image_id in images.ids():
-        try:
-            row = images.read(image_id)
-        except (CorruptError, NotFoundError) as error:
-            left_out.append(f"image {image_id}: {error}")
+    image_ids = images.ids()
+    for image_id, row in zip(image_ids, images.read_all(image_ids), strict=True):
+        if isinstance(row, ImgstoreError):
+            left_out.append(f"image {image_id}: {row}")
             continue
         missing = next((layer.chain_id for layer in row.layers if layer.chain_id not in layers), None)
         if missing is None:
@@ -64,8 +63,8 @@ def rebuild(catalog: Catalog, disks: Disks, images: Images, containers: Containe
 
 def _whole_layers(disks: Disks, left_out: list[str]) -> dict[str, LayerRow]:
     found = {}
-    for chain_id in disks.chain_ids():
-        marker = disks.find(chain_id)
+    chain_ids = disks.chain_ids()
+    for chain_id, marker in zip(chain_ids, disks.find_all(chain_ids), strict=True):
         if marker is None:
             left_out.append(f"layer {chain_id}: its marker is missing or damaged, or its disk or its recipe has another length")
         else:
@@ -111,13 +110,10 @@ def _catch_up(catalog: Catalog, containers: Containers, rows: list[ContainerRow]
 
 def _references(images: Images, known: dict[str, ImageRow], left_out: list[str]) -> list[ReferenceRow]:
     rows = []
-    for path in images.reference_paths():
-        try:
-            row = images.read_reference(path)
-        except ImgstoreError as error:
-            left_out.append(str(error))
-            continue
-        if row.image_id in known:
+    for row in images.read_references(images.reference_paths()):
+        if isinstance(row, ImgstoreError):
+            left_out.append(str(row))
+        elif row.image_id in known:
             rows.append(row)
         else:
             left_out.append(f"reference {row.name}: its image {row.image_id} is missing or damaged")

@@ -52,6 +52,9 @@ LIMIT = 1 << 20
 _DEPTH_MAX = 8
 """A list needs four levels."""
 
+_WORD_MAX = 4096
+"""A path of a layout has no more; what is refused is told whole."""
+
 _IMAGES = "images"
 _LAYOUTS = ("oci:", "oci-archive:", "docker-archive:")
 _HOST = re.compile(
@@ -109,7 +112,7 @@ def parse_seed_file(data: bytes, name: str) -> list[SeedImage]:
         InvalidError: it is longer than ``LIMIT``, no YAML, or not what a seed file may be; the message has the line.
     """
     if len(data) > LIMIT:
-        raise InvalidError(f"{name}: has {len(data)} bytes; a list of images has at most {LIMIT}")
+        raise InvalidError(f"{name}: is longer than {LIMIT} bytes, which is more than a list of images has")
     return _Reader(name).read(data)
 
 
@@ -124,7 +127,7 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             self._fail((mark.line if mark else 0) + 1, f"no YAML: {error.problem or error.context}")
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets numbers through that Python then refuses
             raise InvalidError(f"{self._name}: no YAML: {' '.join(str(error).split())}") from error
         images: list[SeedImage] = []
         for key, entry in self._mapping(root, "the file").items():
@@ -252,6 +255,8 @@ class _Reader:
         if isinstance(event, (ScalarEvent, SequenceStartEvent, MappingStartEvent)) and event.tag not in (None, "!"):
             self._fail(line, f"types are not for this file: {event.tag}")
         if isinstance(event, ScalarEvent):
+            if len(event.value) > _WORD_MAX:
+                self._fail(line, f"a word of {len(event.value)} letters; the longest that makes sense has {_WORD_MAX}")
             return _Node(line, event.value)
         if isinstance(event, SequenceStartEvent):
             items = []

@@ -27,19 +27,21 @@ from imgstore.answers import CopyResult
 from imgstore.blocks import GRAIN, ExtentKind
 from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
 from imgstore.datastores.datastore import Datastore, Staging, StoredFile
+from imgstore.disk_forms import make_blank
 from imgstore.disks import SUMS_LIMIT, Disks, layer_lease, layer_row
-from imgstore.errors import CorruptError, InUseError, InvalidError, UnsupportedError
+from imgstore.errors import CorruptError, InUseError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.flattening import Flattening, merge_chain
 from imgstore.images import Images, familiar
 from imgstore.intake import NAMES
-from imgstore.layer_copies import copy_disk, copy_recipe, put_file, write_single
+from imgstore.layer_copies import copy_disk, copy_recipe, put_file, write_redo_log, write_single
 from imgstore.leases import Lease, Leases, held, wait_for
 from imgstore.markers import DiskRecord, LayerMarker
 from imgstore.progress import ProgressEvent, ProgressSink, State
 from imgstore.quota import Quota, QuotaExceededError
 from imgstore.stop import Stop
 from imgstore.vmdk.chain import Chain
-from imgstore.vmdk.formats import DiskFormat
+from imgstore.vmdk.formats import DiskFormat, ParentDisk, data_ranges
+from imgstore.vmdk.grains import numbers_from_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,27 @@ class Side:
     tidy: Callable[[], None]
 
 
-TARGET_FORMS = (DiskFormat.HOSTED, DiskFormat.STREAM_OPTIMIZED)
+TARGET_FORMS = (DiskFormat.HOSTED, DiskFormat.VMFS_SPARSE, DiskFormat.VMFS, DiskFormat.STREAM_OPTIMIZED)
 """Forms that disks can be copied in."""
+
+_SINGLE_FORMS = (DiskFormat.VMFS, DiskFormat.STREAM_OPTIMIZED)
+"""Those of one disk an image."""
+
+_REDO_LOG_VMFS = 5
+"""The last version of VMFS whose snapshots are vmfsSparse; from the next on they are seSparse, and the two do not mix."""
 
 
 def default_form(storage_type: str) -> DiskFormat:
-    """The form for a datastore, by what it says it is: ESXi opens no hosted disks, and what it imports to VMFS and vSAN is one disk."""
-    imports = storage_type.startswith("VMFS") or storage_type in ("vsan", "VVOL")
-    return DiskFormat.STREAM_OPTIMIZED if imports else DiskFormat.HOSTED
+    """The form for a datastore, by what it says it is: the one that ESXi itself has its snapshots in there, or else one that it makes.
+
+    Source: VMware, "vSphere Storage" (6.5 to 7.0), "Snapshot Formats".
+    """
+    kind, _, version = storage_type.partition(" ")
+    if kind == "VMFS":
+        return DiskFormat.VMFS_SPARSE if version.isdigit() and int(version) <= _REDO_LOG_VMFS else DiskFormat.VMFS
+    if kind in ("NFS", "NFS41"):
+        return DiskFormat.VMFS_SPARSE
+    return DiskFormat.VMFS if kind in ("vsan", "VVOL") else DiskFormat.HOSTED
 
 
 def parse_target_form(text: str) -> DiskFormat:
@@ -170,10 +185,12 @@ def _find(disks: Disks, chain_id: str) -> LayerMarker:
     if marker is None:
         raise CorruptError(f"layer {chain_id}: is missing or not whole", hint="a pull of the image makes it again")
     if marker.covered or (marker.disk is not None and marker.disk.format != DiskFormat.HOSTED):
-        raise UnsupportedError(
-            f"layer {chain_id}: its own disk is not here, only merged ones", hint="copy it from where it was pulled"
-        )
+        form = "not here, only merged ones" if marker.disk is None else f"of the form {marker.disk.format}"
+        raise UnsupportedError(f"layer {chain_id}: its own disk is {form}", hint="copy it from where it was pulled")
     return marker
+
+
+_ONE_FORM = "all disks of a datastore have one form: use --disk-format, or another directory"
 
 
 class _ImageCopy:
@@ -195,6 +212,8 @@ class _ImageCopy:
         self._merged_at: str | None = None
         self._single: str | None = None
         """The layer that gets one disk of another form, which shows the whole image; layers below go without."""
+        self._blank: ParentDisk | None = None
+        """What chains stand on there; None where that is the scratch disk."""
         self.copied: list[str] = []
         self.bytes = 0
 
@@ -208,7 +227,7 @@ class _ImageCopy:
             InvalidError: what it has does not fit what it lacks.
         """
         there = {marker.chain_id: self._target.disks.find(marker.chain_id) for marker in markers}
-        if self._target.form is not DiskFormat.HOSTED:
+        if self._target.form in _SINGLE_FORMS:
             self._single = next((marker.chain_id for marker in reversed(markers) if marker.disk is not None), None)
         self._missing = [marker for marker in markers if self._is_missing(marker, there[marker.chain_id])]
         for marker in markers:
@@ -221,9 +240,8 @@ class _ImageCopy:
             if marker not in self._missing:
                 self._tell(marker, State.EXISTS)
         if self._missing and self._target.max_depth is not None and self._single is None:
-            self._merged_at = _find_merge(
-                [there[marker.chain_id] or marker for marker in markers], self._missing, self._target.max_depth
-            )
+            depth = self._target.max_depth - (self._target.form is DiskFormat.VMFS_SPARSE)  # the blank disk is one, too
+            self._merged_at = _find_merge([there[marker.chain_id] or marker for marker in markers], self._missing, depth)
         usages = self._source.datastore.usages(layout.DISKS) if self._missing else {}
         return sum(usages.get(name, 0) for marker in self._missing for name in files_of(marker))
 
@@ -235,7 +253,7 @@ class _ImageCopy:
         if form != self._target.form or (theirs.covered and self._single is None):
             raise InvalidError(
                 f"layer {theirs.chain_id}: its disk there has not the form {self._target.form}",
-                hint="all disks of a datastore have one form: use --disk-format, or another directory",
+                hint=_ONE_FORM,
             )
 
     def _check_same(self, ours: LayerMarker, theirs: LayerMarker) -> None:
@@ -249,7 +267,7 @@ class _ImageCopy:
 
     def bring_layers(self) -> None:
         """Copies what `plan` found; returns when all of it is committed."""
-        if not self._missing:
+        if not self._missing and not self._lacks_scratch():
             return
         self._target.tidy()
         if self._single is None:
@@ -269,17 +287,26 @@ class _ImageCopy:
             for commit in commits:
                 commit.result()
 
+    def _lacks_scratch(self) -> bool:
+        """Whether the disks there stand on one that is not whole, and that nobody there can make."""
+        return self._target.form is DiskFormat.VMFS_SPARSE and not self._target.disks.has_scratch()
+
     def _bring_scratch(self) -> None:
         """Every chain stands on the scratch disk: theirs must be ours."""
         sums_path = f"{layout.DISKS}/{layout.grain_sums_file(layout.SCRATCH)}"
         self._source.disks.make_scratch()
         sums = self._source.datastore.read_bytes(sums_path, SUMS_LIMIT)
         with held(self._target.leases, "scratch"):
-            if not self._target.disks.has_scratch():
+            form = self._target.disks.scratch_form()
+            if form not in (None, self._target.form):
+                raise InvalidError(
+                    f"{layout.disk_file(layout.SCRATCH)}: is there in the form {form}, not {self._target.form}", hint=_ONE_FORM
+                )
+            if self._target.form is DiskFormat.VMFS_SPARSE:
+                self._blank = make_blank(self._target.datastore, self._target.disks.capacity)
+            if form is None:
                 with self._target.disks.stage(layout.SCRATCH) as staging:
-                    path = f"{layout.DISKS}/{layout.disk_file(layout.SCRATCH)}"
-                    with self._source.datastore.open(path) as file:
-                        copy_disk(file, staging, layout.disk_file(layout.SCRATCH), sums, self._stop, lambda done: None)
+                    self._put_scratch(staging, sums)
                     put_file(staging, layout.grain_sums_file(layout.SCRATCH), sums)
                     self._target.disks.adopt_scratch(staging)
             elif self._target.datastore.read_bytes(sums_path, SUMS_LIMIT) != sums:
@@ -287,6 +314,15 @@ class _ImageCopy:
                     f"{layout.disk_file(layout.SCRATCH)}: was formatted by another version of imgstore; disks from here do not fit on it",
                     hint="remove all images and containers there, and the scratch disk, and copy again",
                 )
+
+    def _put_scratch(self, staging: Staging, sums: bytes) -> None:
+        if self._blank is not None:
+            with self._source.disks.open_chain(()) as chain:
+                numbers = [numbers_from_bytes(sums)]
+                write_redo_log(chain, numbers, staging, layout.SCRATCH, self._blank, self._stop, lambda done: None, merged=True)
+            return
+        with self._open(layout.disk_file(layout.SCRATCH)) as file:
+            copy_disk(file, staging, layout.disk_file(layout.SCRATCH), sums, self._stop, lambda done: None)
 
     def _bring(self, marker: LayerMarker, committer: ThreadPoolExecutor, before: Future[None] | None) -> Future[None]:
         """Copies the files of a layer; they are committed after ``before``, in the background."""
@@ -324,7 +360,9 @@ class _ImageCopy:
             raise
         lease.release()
         self.copied.append(marker.chain_id)
-        self.bytes += sum(self._target.datastore.usage(f"{layout.DISKS}/{name}") for name in files_of(marker))
+        for name in files_of(marker):
+            with contextlib.suppress(NotFoundError):  # a platform may show a disk without the files that it is made of
+                self.bytes += self._target.datastore.usage(f"{layout.DISKS}/{name}")
         self._tell(marker, State.COPIED)
 
     def _wait_for(self, leases: Leases, marker: LayerMarker, *, shared: bool = False) -> Lease:
@@ -344,6 +382,8 @@ class _ImageCopy:
                     copy_recipe(file, staging, marker.recipe)
             if self._single is not None:
                 return self._put_single(marker, staging)
+            if self._blank is not None and marker.disk is not None:
+                return self._put_redo_log(marker, staging, self._blank)
             if marker.chain_id == self._merged_at:
                 return self._put_merged(marker, staging)
             if marker.disk is not None:
@@ -366,6 +406,23 @@ class _ImageCopy:
                 self._target.form,
                 self._stop,
                 lambda done: self._tell(marker, State.COPYING, done, total),
+            )
+        return msgspec.structs.replace(marker, disk=record)
+
+    def _put_redo_log(self, marker: LayerMarker, staging: Staging, blank: ParentDisk) -> LayerMarker:
+        with self._open_chain(marker) as (chain, sums):
+            merged = marker.chain_id == self._merged_at
+            ranges = data_ranges(chain) if merged else chain.own_ranges()
+            total = sum(length for _, length in ranges)
+            record = write_redo_log(
+                chain,
+                sums,
+                staging,
+                layout.hex_of(marker.chain_id),
+                blank,
+                self._stop,
+                lambda done: self._tell(marker, State.COPYING, done, total),
+                merged=merged,
             )
         return msgspec.structs.replace(marker, disk=record)
 
@@ -424,7 +481,10 @@ def files_of(marker: LayerMarker) -> list[str]:
     """Names in ``disks`` of what a layer has beside its marker."""
     if marker.disk is None:
         return [marker.recipe.file]
-    return [name for name in (marker.disk.file, marker.recipe.file, marker.disk.grain_sums) if name]
+    names = [marker.disk.file, marker.recipe.file, marker.disk.grain_sums]
+    if marker.disk.format == DiskFormat.VMFS_SPARSE:
+        names.append(layout.delta_file(layout.hex_of(marker.chain_id)))
+    return [name for name in names if name]
 
 
 def _find_merge(markers: Sequence[LayerMarker], missing: Sequence[LayerMarker], max_depth: int) -> str | None:
@@ -447,4 +507,4 @@ def _find_merge(markers: Sequence[LayerMarker], missing: Sequence[LayerMarker], 
 
 
 def _sums_of(marker: LayerMarker) -> str | None:
-    return None if marker.disk is None else marker.disk.grain_sums_digest
+    return None if marker.disk is None else marker.disk.origin or marker.disk.grain_sums_digest

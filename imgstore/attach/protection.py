@@ -19,6 +19,7 @@ from typing import NamedTuple
 from imgstore.errors import ImgstoreError
 from imgstore.vsphere.session import VsphereSession
 from imgstore.vsphere.soap import vim
+from imgstore.vsphere.transport import start_of
 
 _METHOD = "Destroy_Task"
 _REASON = "It has disks of imgstore: detach them first, or images of other machines are deleted too."
@@ -76,7 +77,7 @@ def _ask(session: VsphereSession, vm: vim.VirtualMachine, name: str, method: str
     headers = {"Content-Type": "text/xml; charset=utf-8", "SOAPAction": '"urn:internalvim25"'}
     try:
         with session.request("POST", "/sdk", f"{session.server}: {name}", headers=headers, body=lambda: envelope) as response:
-            answer = next(response.iter_content(_ANSWER_LIMIT), b"")
+            answer = start_of(response, _ANSWER_LIMIT)
             if response.status_code == 200:
                 return _Refusal()
             return _Refusal(_fault(answer, f"{response.status_code} {response.reason}"), is_unknown=_UNKNOWN in answer)

@@ -78,7 +78,7 @@ def kind_of(error: ImgstoreError) -> type[ImgstoreError]:
     return next((kind for kind in EXIT_CODES if isinstance(error, kind)), ImgstoreError)
 
 
-def do_each(references: Sequence[str], act: Callable[[str], None]) -> None:
+def do_each(references: Sequence[str], act: Callable[[str], object]) -> None:
     """Does ``act`` for every reference; the failure of one does not stop the others.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from imgstore.cli.images import NONE, short_id
 from imgstore.cli.progress_shown import progress_shown
 from imgstore.cli.registry_options import credentials_option, options_of, registry_options
 from imgstore.cli.session import Session
-from imgstore.errors import InvalidError, NotFoundError, PartialError
+from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, PartialError
 
 if TYPE_CHECKING:
     from imgstore.answers import CopyResult, RemoteStore, SeedPlan, SeedReport
@@ -37,7 +37,7 @@ depth_option = click.option(
 form_option = click.option(
     "--disk-format",
     metavar="FORM",
-    help="hosted, a disk a layer; or stream-optimized, one disk an image, for platforms that import disks.",
+    help="hosted, vmfs-sparse (a disk a layer), vmfs or stream-optimized (one an image); else by what the datastore is.",
 )
 
 
@@ -87,13 +87,20 @@ def seed(
     """
     images = _read_list(file)
     places: dict[str, str] = {}
+    logins: dict[str, VsphereLogin] = {}
     for datastore in datastores:
         place = _target(session, datastore)
+        if (login := session.vsphere_login(place)) is not None:
+            logins[place] = login
         if place in places:
             raise InvalidError(f"{datastore}: is named twice")
         places[place] = datastore
     if dry_run:
-        _show_plans(session, images, places, platform)
+        with _store_to_look_at(session) as store:
+            plans = store.plan_seed(
+                images, list(places), platform=platform, max_depth=max_depth, disk_format=disk_format, logins=logins
+            )
+        _show_plans(session, plans, places)
         return
     session.kept = _KEPT
     from imgstore.store.seeds import JOBS_DEFAULT
@@ -107,7 +114,7 @@ def seed(
             disk_format=disk_format,
             jobs=jobs or JOBS_DEFAULT,
             keep_going=keep_going,
-            logins=_logins(session, places),
+            logins=logins,
             progress=progress,
         )
     if session.json:
@@ -155,8 +162,8 @@ def copy(
     try:
         with session.open_store(create=False) as store, progress_shown(session, quiet=quiet) as progress:
             wanted = [image.id for image in store.images()] if everything else list(dict.fromkeys(references))
-            if len(references) == 1:
-                store.image(references[0])  # before a datastore is made for nothing
+            if references and not any(_is_there(store, reference) for reference in references):
+                do_each(wanted, store.image)  # says what is wrong with each, before a datastore is made for nothing
             with _open_target(session, store, place, max_depth, disk_format) as target:
                 do_each(wanted, lambda reference: copies.append(store.copy_image(reference, target, progress=progress)))
     finally:
@@ -196,9 +203,12 @@ def list_remote(session: Session, datastore: str, no_trunc: bool) -> None:
         print(f"not whole: {output.printable(sentence)}", file=sys.stderr)
 
 
-def _logins(session: Session, places: Iterable[str]) -> dict[str, VsphereLogin]:
-    found = {place: session.vsphere_login(place) for place in places}
-    return {place: login for place, login in found.items() if login is not None}
+def _is_there(store: ImageStore, reference: str) -> bool:
+    try:
+        store.image(reference)
+    except ImgstoreError:
+        return False
+    return True
 
 
 def _open_target(session: Session, store: ImageStore, place: str, max_depth: int | None, disk_format: str | None) -> ImageStore:
@@ -235,9 +245,7 @@ def _read_list(file: str) -> list[SeedImage]:
     return parse_seed_file(data, file)
 
 
-def _show_plans(session: Session, images: Sequence[SeedImage], places: Mapping[str, str], platform: str | None) -> None:
-    with _store_to_look_at(session) as store:
-        plans = store.plan_seed(images, list(places), platform=platform, logins=_logins(session, places))
+def _show_plans(session: Session, plans: Sequence[SeedPlan], places: Mapping[str, str]) -> None:
     if session.json:
         output.print_json([_describe_plan(plan) for plan in plans])
     else:

@@ -37,6 +37,7 @@ def attachments(session: Session, vm: str) -> None:
 
 def attach_to_vm(session: Session, names: Sequence[str], vm: str, *, make_volumes: bool, protect: bool) -> None:
     """Adds the disks, and prints what the machine has of them."""
+    session.kept = f"VM {vm} may have the disks, or get them still: imgstore attachments --vm says so"
     with session.open_store(create=False) as store:
         report = store.attach_to_vm(names, vm, make_volumes=make_volumes, protect=protect)
     if session.json:
@@ -54,6 +55,7 @@ def attach_to_vm(session: Session, names: Sequence[str], vm: str, *, make_volume
 
 def detach_from_vm(session: Session, names: Sequence[str], vm: str) -> None:
     """Takes the disks from the machine, and prints which it had."""
+    session.kept = f"VM {vm} may have the disks, or lose them still: imgstore attachments --vm says so"
     with session.open_store(create=False) as store:
         report = store.detach_from_vm(names, vm)
     if session.json:

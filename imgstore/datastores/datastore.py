@@ -18,10 +18,10 @@ import abc
 import contextlib
 import errno
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 from imgstore import _fscompat  # noqa: F401  # before fs
 from imgstore.blocks import Bytes
@@ -39,6 +39,9 @@ from imgstore.errors import (
 )
 
 from fs.base import FS  # isort: skip
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 PART_SUFFIX = ".part"
 
@@ -328,6 +331,40 @@ class Datastore(abc.ABC):
         """
         raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
 
+    def make_disk(self, path: str, capacity: int) -> None:
+        """Has the platform make an empty disk, thin and flat, where ``platform_disks`` is set.
+
+        Raises:
+            AlreadyExistsError: there is one.
+            NoSpaceError: the datastore is full.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def import_disk(self, source: str, path: str) -> None:
+        """Has the platform make a flat disk, thin if it can, of one of any form; the source stays.
+
+        What the platform makes of a form that it does not know is for the caller to see. An error may leave a part of it.
+
+        Raises:
+            NotFoundError: the source is missing.
+            NoSpaceError: the datastore is full.
+            UnsupportedError: it does not make one of such a source.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def describe_disk(self, path: str, descriptor: bytes) -> None:
+        """Puts another descriptor in the place of that of a disk that the platform made. An error may leave the disk without one."""
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
+    def remove_disk(self, path: str) -> None:
+        """Removes a disk that the platform made, with all its files, and nothing around it.
+
+        Raises:
+            NotFoundError: there is none.
+            InUseError: a running machine has it open.
+        """
+        raise UnsupportedError(f"{path}: no platform makes disks on this datastore")
+
     def files_in_use(self) -> frozenset[str]:
         """Paths of the files that virtual machines have as disks, running or not, where ``platform_disks`` is set."""
         return frozenset()
@@ -372,6 +409,10 @@ class Datastore(abc.ABC):
     def space(self) -> Space | None:
         """How much the storage below it has; None where nobody can say."""
         return None
+
+    def each(self, call: Callable[[T], R], values: Iterable[T]) -> Iterable[R]:
+        """What ``call`` gives for each of the values, in their order; several run at once where they wait long for the datastore."""
+        return map(call, values)
 
     def check_live(self) -> None:  # noqa: B027 - most can
         """Raises UnsupportedError where `create` and `open_live` do: containers and volumes cannot be there."""

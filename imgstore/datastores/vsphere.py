@@ -16,7 +16,8 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, BinaryIO, NoReturn, cast
@@ -25,9 +26,11 @@ from imgstore.blocks import Bytes
 from imgstore.datastores.datastore import (
     Datastore,
     LiveFile,
+    R,
     Space,
     Staging,
     StoredFile,
+    T,
     is_private,
     join_path,
     owner_of,
@@ -41,6 +44,7 @@ from imgstore.datastores.vsphere_files import DatastoreFiles
 from imgstore.datastores.vsphere_fs import VsphereFS
 from imgstore.errors import (
     AlreadyExistsError,
+    DeniedError,
     ImgstoreError,
     InUseError,
     NoSpaceError,
@@ -61,6 +65,9 @@ _WINDOW_MAX = 1 << 20
 
 _WINDOWS = 4
 """Places of a file that are kept: tables of grains, inodes, directories and data lie apart."""
+
+_QUESTIONS = 8
+"""That are asked at once: over a slow line each takes long, and nobody much work."""
 
 _PART_AGE = datetime.timedelta(hours=1)
 """Older leftovers of markers are swept: to upload one takes seconds."""
@@ -175,7 +182,10 @@ class VsphereDatastore(Datastore):
     def remove_file(self, path: str) -> None:
         split_name(path)
         self._check_open()
-        self._find(path, directory=False)
+        if path.endswith(".vmdk"):  # the browser does not show all files that a disk has
+            self._files.size(path)
+        else:
+            self._find(path, directory=False)
         self._files.remove(path)
 
     def remove_tree(self, path: str) -> None:
@@ -193,6 +203,26 @@ class VsphereDatastore(Datastore):
                 raise InUseError(f"{self._files.shown(path)}: VM {machine} has it", hint="imgstore detach takes it from there")
         self._files.remove_disk(path)
         self.remove_tree(directory)
+
+    def make_disk(self, path: str, capacity: int) -> None:
+        self._files.make_directories("/".join(split_name(path)[0]))
+        self._check_open()
+        self._files.create_disk(path, capacity)
+
+    def import_disk(self, source: str, path: str) -> None:
+        split_name(path)
+        self._check_open()
+        self._files.copy_disk(source, path)
+
+    def describe_disk(self, path: str, descriptor: bytes) -> None:
+        split_name(path)
+        self._check_open()
+        self._files.upload(path, BytesIO(descriptor), len(descriptor))
+
+    def remove_disk(self, path: str) -> None:
+        split_name(path)
+        self._check_open()
+        self._files.remove_disk(path)
 
     def files_in_use(self) -> frozenset[str]:
         files = files_of_machines(self._files.session, self._files.datastore)
@@ -218,7 +248,7 @@ class VsphereDatastore(Datastore):
         found = self._files.find_below("", ".*.part")
         if not found:
             return []
-        latest = self._files.now() - _PART_AGE
+        latest = self._files.session.now() - _PART_AGE
         removed = []
         for path, entry in found:
             if owner_of(entry.name) is not None and entry.modified is not None and entry.modified < latest:
@@ -249,6 +279,10 @@ class VsphereDatastore(Datastore):
         description = self.describe()
         return Space(description.capacity, description.free)
 
+    def each(self, call: Callable[[T], R], values: Iterable[T]) -> Iterable[R]:
+        with ThreadPoolExecutor(_QUESTIONS, thread_name_prefix="imgstore-vsphere") as pool:
+            return list(pool.map(call, values))
+
     def check_live(self) -> None:
         raise self._unsupported("")
 
@@ -257,10 +291,15 @@ class VsphereDatastore(Datastore):
 
         Raises:
             NotFoundError: there is no such datacenter, or datastore.
+            DeniedError: we may not see it.
             UnavailableError: no host reaches it, or it is in maintenance.
         """
         self._check_open()
         found = self._files.session.properties([self._files.datastore], "summary", "info")[self._files.datastore]
+        if "summary" not in found or "info" not in found:
+            raise DeniedError(
+                f"{self._files.shown('')}: what the datastore is cannot be read: the privilege System.Read is missing"
+            )
         return describe(found["summary"], found["info"])
 
     def storage_type(self) -> str:
@@ -298,7 +337,7 @@ class VsphereDatastore(Datastore):
     def _unsupported(self, path: str) -> UnsupportedError:
         return UnsupportedError(
             f"{self._files.shown(path)}: disks that guests write cannot be made on a vSphere datastore over the network",
-            hint="containers and volumes need a store on a file system of this machine; on vSphere the platform makes such disks",
+            hint="use a store on a file system of this machine, or let the platform make them: imgstore attach --vm",
         )
 
     def _check_open(self) -> None:

@@ -14,20 +14,18 @@ from imgstore.ext4.paths import resolve_path
 from imgstore.ext4.reader import FileStatus, FileSystem
 from imgstore.layers.tar_writer import write_tar
 from imgstore.store.core import StoreCore
-from imgstore.vmdk.chain import Chain
 
 
 class Contents(StoreCore):
     """The methods of an `ImageStore` that look into images."""
 
     def disk_paths(self, reference: str) -> list[str]:
-        """Paths of the disks of the image's chain, scratch first, its top disk last.
+        """Paths of the disks of the image's chain, the one without parent first, its top disk last.
 
         On a local datastore they are absolute and can be given to a hypervisor, read-only; else they are paths on the datastore.
         """
         with self._open_view(reference) as chain:
-            paths = [file.path for file in chain.files] if isinstance(chain, Chain) else [chain.path]
-        return [self._shown(path) for path in paths]
+            return [self._shown(path) for path in chain.paths]
 
     def status(self, reference: str, path: str | bytes) -> FileStatus:
         """What the file system of the image says of a file; a symbolic link is not followed.

@@ -30,6 +30,7 @@ from imgstore.location import (
     check_depth,
     check_disk_size,
     directory_of,
+    has_store,
     make_store,
     mark_store,
     open_catalog,
@@ -173,7 +174,7 @@ class StoreCore:
             store = cls(MemoryDatastore(), Catalog(None), MemoryLeases(), marker, None, options)
             store.rebuild()
             return store
-        if not (directory / layout.STORE).exists():
+        if not has_store(directory):
             if disk_size is None:
                 raise NotFoundError(f"{directory}: there is no store", hint="imgstore init makes one")
             make_store(directory, disk_size, max_depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,10 @@ from imgstore.answers import CopyPlan, CopyResult, PullResult, RemoteStore, Seed
 from imgstore.catalog.catalog import Catalog, ImageRow, ReferenceRow
 from imgstore.config import is_vsphere_location
 from imgstore.datastores.local import LocalDatastore
-from imgstore.errors import ImgstoreError, InvalidError, NotFoundError
+from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, UnsupportedError
 from imgstore.images import names_id, parse_reference
 from imgstore.leases import MemoryLeases
-from imgstore.location import check_depth, directory_of, open_vsphere
+from imgstore.location import check_depth, directory_of, has_store, open_vsphere
 from imgstore.progress import ProgressSink, ignore
 from imgstore.rebuild import rebuild
 from imgstore.registries import translated
@@ -27,6 +28,7 @@ from imgstore.seeding import Side, check_same_size, copy_image, default_form, fi
 from imgstore.stop import Stop, StoppedError
 from imgstore.store.transfers import Transfers
 from imgstore.vmdk.formats import DiskFormat
+from imgstore.vsphere.locations import DatastoreLocation, parse_datastore
 from registry_client.credentials import Credential
 from registry_client.options import Options
 from registry_client.platform import Platform
@@ -70,21 +72,23 @@ class Seeds(Transfers):
             max_depth: how many disks the chain of an image may have there, as `create` takes it; a store that is there must have been made
                 with it. On vSphere, where stores do not keep it, it holds for these copies. None: what the store was made with; on vSphere
                 30.
-            disk_format: ``hosted``, a disk a layer, or ``stream-optimized``, one disk an image, beside its top layer, for platforms
-                that import disks: on those no container can be made there, and nothing be pushed from there. All disks of a store
-                have one form. None: hosted; on vSphere by what the datastore says it is: stream-optimized for VMFS, vSAN and vVols.
+            disk_format: ``hosted``, a disk a layer, for QEMU and Workstation; ``vmfs-sparse``, a disk a layer, for ESXi on VMFS 5 and NFS;
+                ``vmfs``, one disk an image, beside its top layer, which vSphere makes itself of what is uploaded; or
+                ``stream-optimized``, that upload, left there to be imported by others. Nothing can be copied on from a store of another
+                form than hosted, and nothing be pulled or written into it. All disks of a store have one form. None: hosted; on
+                vSphere by what the datastore says it is: vmfs-sparse on VMFS up to 5 and NFS, vmfs on VMFS 6, vSAN and vVols.
             vsphere: as for `open`.
 
         Raises:
             InvalidError: no such form; its disks have another size, or it has another largest depth; it is this store; the directory
                 holds something else.
-            UnsupportedError: disks are not copied in this form.
+            UnsupportedError: disks are not copied in this form, or not there.
             Otherwise what `open` raises.
         """
-        self._check_elsewhere(location)
-        form = None if disk_format is None else parse_target_form(disk_format)
-        if max_depth is not None:
-            check_depth(max_depth)
+        self._check_elsewhere(location, vsphere)
+        form = _check_words(max_depth, disk_format)
+        if form is not None:
+            _check_form(form, location, max_depth)
         remote = is_vsphere_location(location)
         target = type(self)._open(
             location,
@@ -97,6 +101,7 @@ class Seeds(Transfers):
         try:
             check_same_size(self._disks, target._disks, location)
             target._form = form or default_form(target._datastore.storage_type())
+            _check_form(target._form, location, max_depth)
             if remote:
                 target._depth_on_copy = max_depth or VSPHERE_DEPTH
             elif max_depth not in (None, target._max_depth):
@@ -173,7 +178,7 @@ class Seeds(Transfers):
         run = _SeedRun(keep_going, stop or Stop())
         with contextlib.ExitStack() as stack:
             targets: list[Seeds] = []
-            for location in self._distinct(locations):
+            for location in _distinct(locations, logins):
                 with run.attempt("", location):
                     login = logins.get(location)
                     target = self.open_target(location, max_depth=max_depth, disk_format=disk_format, vsphere=login)
@@ -203,6 +208,8 @@ class Seeds(Transfers):
         locations: Sequence[str],
         *,
         platform: str | None = None,
+        max_depth: int | None = None,
+        disk_format: str | None = None,
         logins: Mapping[str, VsphereLogin] = MappingProxyType({}),
         credential: Credential | None = None,
         progress: ProgressSink = ignore,
@@ -211,14 +218,18 @@ class Seeds(Transfers):
         """What `seed` would do. Registries are asked for manifests and configurations only; nothing is changed anywhere.
 
         What cannot be done is told in the plan. Arguments as for `seed`.
+
+        Raises:
+            InvalidError, UnsupportedError: an argument makes no sense, wherever it would be used.
         """
+        _check_words(max_depth, disk_format)
         stop = stop or Stop()
         plans: list[SeedPlan] = []
         with contextlib.ExitStack() as stack:
             views: dict[str, Seeds | ImgstoreError | None] = {}
-            for location in self._distinct(locations):
+            for location in _distinct(locations, logins):
                 try:
-                    self._check_elsewhere(location)
+                    self._check_elsewhere(location, logins.get(location))
                     views[location] = view = self._view(location, logins.get(location))
                     if view is not None:
                         stack.callback(view.close)
@@ -261,16 +272,17 @@ class Seeds(Transfers):
             datastore = open_vsphere(location, vsphere)
         else:
             directory = directory_of(location)
-            if directory is None or not (directory / layout.STORE).exists():
+            if directory is None or not has_store(directory):
                 return None
             datastore = LocalDatastore(directory)
         try:
+            datastore.space()  # a datastore that is missing, or in maintenance, is more than a store that is not there yet
+            if not datastore.exists(layout.STORE):
+                datastore.close()
+                return None
             data = datastore.read_bytes(layout.STORE, markers.LIMIT)
             marker = markers.decode(markers.StoreMarker, data, datastore.prefix + layout.STORE)
             view = cls(datastore, Catalog(None), MemoryLeases(), marker, directory, Options())
-        except NotFoundError:
-            datastore.close()
-            return None
         except BaseException:
             datastore.close()
             raise
@@ -338,21 +350,12 @@ class Seeds(Transfers):
             copies.append(CopyPlan(location, len(wanted), len(sizes) - len(wanted), size))
         return SeedPlan(reference, len(lacking), sum(sizes[chain_id] for chain_id in lacking), tuple(copies))
 
-    def _check_elsewhere(self, location: str) -> None:
-        directory = None if is_vsphere_location(location) else directory_of(location)
-        if directory is not None and self._directory is not None and _same(directory, self._directory):
+    def _check_elsewhere(self, location: str, login: VsphereLogin | None) -> None:
+        ours, theirs = _place(self.location, None), _place(location, login)
+        if ours is not None and _are_same(ours, theirs):
             raise InvalidError(f"{location}: is the store that is copied from")
-
-    @staticmethod
-    def _distinct(locations: Sequence[str]) -> list[str]:
-        places: set[str | Path] = set()
-        for location in locations:
-            directory = None if is_vsphere_location(location) else directory_of(location)
-            place = location if directory is None else directory.resolve()
-            if place in places:
-                raise InvalidError(f"{location}: is named twice")
-            places.add(place)
-        return list(locations)
+        if isinstance(ours, Path) and isinstance(theirs, Path) and theirs.is_relative_to(ours):
+            raise InvalidError(f"{location}: is in the store that is copied from")
 
 
 class _SeedRun:
@@ -416,5 +419,47 @@ def _told(what: str) -> Iterator[None]:
         raise type(error)(f"{what}: {error}", hint=error.hint) from error
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
+def _check_form(form: DiskFormat, location: str, max_depth: int | None) -> None:
+    """Raises UnsupportedError where there can be no disks of the form, InvalidError where chains of them are deeper."""
+    if form is DiskFormat.VMFS and not is_vsphere_location(location):
+        raise UnsupportedError(
+            f"{location}: disks of the form {form} are made by vSphere, on its own datastores",
+            hint="imgstore export-disk writes one into a directory",
+        )
+    if form is not DiskFormat.VMFS_SPARSE:
+        return
+    if not is_vsphere_location(location) and directory_of(location) is None:
+        raise UnsupportedError(f"{location}: has no place for a flat disk, which those of the form {form} stand on")
+    if max_depth == 1:
+        raise InvalidError(f"{location}: chains of disks of the form {form} have at least 2 disks, not 1")
+
+
+def _check_words(max_depth: int | None, disk_format: str | None) -> DiskFormat | None:
+    """The form that a word names. Raises InvalidError or UnsupportedError where one of them makes no sense."""
+    if max_depth is not None:
+        check_depth(max_depth)
+    return None if disk_format is None else parse_target_form(disk_format)
+
+
+def _place(location: str, login: VsphereLogin | None) -> Path | DatastoreLocation | None:
+    """What a location names, however it is written; None for a store in memory."""
+    if is_vsphere_location(location):
+        return parse_datastore(location, login)
+    directory = directory_of(location)
+    return None if directory is None else Path(os.path.realpath(directory))  # which bears a loop, too
+
+
+def _are_same(one: Path | DatastoreLocation | str, other: Path | DatastoreLocation | str | None) -> bool:
+    if isinstance(one, DatastoreLocation) and isinstance(other, DatastoreLocation):
+        return one.is_same(other)
+    return one == other
+
+
+def _distinct(locations: Sequence[str], logins: Mapping[str, VsphereLogin]) -> list[str]:
+    places: list[Path | DatastoreLocation | str] = []
+    for location in locations:
+        place = _place(location, logins.get(location)) or location
+        if any(_are_same(place, other) for other in places):
+            raise InvalidError(f"{location}: is named twice")
+        places.append(place)
+    return list(locations)

@@ -14,7 +14,7 @@ from imgstore.attach.vm_attachment import VmAttachment, VmReport
 from imgstore.containers import marker_of
 from imgstore.datastores.datastore import PART_SUFFIX
 from imgstore.device_names import DeviceName, parse_device_name
-from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.errors import ImgstoreError, InvalidError, NotFoundError, UnavailableError, UnsupportedError
 from imgstore.gc import kept
 from imgstore.images import familiar
 from imgstore.store.core import StoreCore
@@ -49,6 +49,8 @@ class VmAttachments(StoreCore):
             InUseError: the machine has a disk in another mode, or no free unit for one (`NoFreeUnitError`); another machine has one open
                 for writing; or another task runs on the machine.
             UnsupportedError: the store is not on a vSphere datastore, or its disks are streamOptimized.
+            UnavailableError: the server did not answer to the end: the machine has the disks or gets them still, or not. As long as
+                that is not known it stays protected.
         """
         files = self._files()
         devices = _parse(names)
@@ -63,6 +65,8 @@ class VmAttachments(StoreCore):
             failure = machine.forbid_destroy() if protect else ""
             try:
                 found = machine.attach(wanted)
+            except UnavailableError:  # nobody knows: the machine may get them still
+                raise
             except ImgstoreError:
                 if protect:
                     with contextlib.suppress(ImgstoreError):
@@ -155,7 +159,7 @@ class VmAttachments(StoreCore):
             )
         if not self._datastore.exists(parent):
             problem = f"{files.shown(parent)}: is not there, and {device} is to stand on it"
-            raise NotFoundError(problem, hint="imgstore copy brings it there")
+            raise NotFoundError(problem, hint="imgstore copy brings it there, unless each image is to have one disk")
         return replace(named, parent=files.shown(parent))
 
     def _check_form(self, chain_id: str | None) -> None:
@@ -167,7 +171,7 @@ class VmAttachments(StoreCore):
             elif marker.disk.format == DiskFormat.STREAM_OPTIMIZED:
                 raise UnsupportedError(
                     f"{marker.disk.file}: machines cannot have the disk of the image: it is {marker.disk.format}, to be imported",
-                    hint="import it by the platform's own means, or copy the image with --disk-format hosted to another directory",
+                    hint="import it by the platform's own means, or copy the image with --disk-format vmfs to another directory",
                 )
             else:
                 return

@@ -69,6 +69,11 @@ class Chain:
         return self._files[-1].path
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the files lie, scratch first."""
+        return tuple(file.path for file in self._files)
+
+    @property
     def files(self) -> tuple[ReadableFile, ...]:
         """The open files, scratch first."""
         return self._files

@@ -47,6 +47,8 @@ _EXTENT = re.compile(r'(RW|RDONLY|NOACCESS)\s+([0-9]{1,19})\s+([A-Za-z0-9]+)(?:\
 _CID = re.compile(r"[0-9a-fA-F]{1,8}")
 _CID_LINE = re.compile(rb"(?m)^([ \t]*CID[ \t]*=[ \t]*\"?)[0-9a-fA-F]{1,8}(\"?[ \t]*\r?)$")
 _LONG_CONTENT_ID = re.compile(rb"(?m)^(ddb\.longContentID = \"[0-9a-f]{24})[0-9a-f]{8}(?=\"\r?$)")
+_DELETABLE_LINE = re.compile(rb"(?m)^[ \t]*ddb\.deletable[ \t]*=.*\n?")
+_OBJECT = re.compile(r"(?:vsan|vvol)://[0-9A-Za-z./:_-]{1,256}")
 _NAME = r"[A-Za-z0-9_-](?:[A-Za-z0-9 ._-]*[A-Za-z0-9._-])?"
 _WRITABLE_NAME = re.compile(_NAME)
 _WRITABLE_HINT = re.compile(rf"(?:\.\./)*(?:{_NAME}/)*{_NAME}")
@@ -76,7 +78,7 @@ class Descriptor:
         parent_cid: content id of the parent, or None.
         parent_hint: path of the parent relative to the directory of this disk, or None.
         capacity: sectors of 512 bytes, by the extent line.
-        extent_name: base name of the file that holds the data.
+        extent_name: base name of the file that holds the data; or of an object of vSAN or a vVol, with ``://`` in it.
         ddb: disk data base: geometry, adapter and the like; keys without ``ddb.``.
         create_type: form of the disk, a key of ``EXTENT_KINDS``.
     """
@@ -137,7 +139,8 @@ class Descriptor:
             raise UnsupportedError(f"{where}: the extent is {access} {kind}, only RW {EXTENT_KINDS[create_type]} is read")
         if int(start or 0):
             raise UnsupportedError(f"{where}: the extent begins at sector {start} of {name!r}, only 0 is read")
-        if not name or name in (".", "..") or not name.isprintable() or re.search(r"[/\\:]", name):
+        is_plain = name and name not in (".", "..") and name.isprintable() and not re.search(r"[/\\:]", name)
+        if not is_plain and not (create_type == "vmfs" and _OBJECT.fullmatch(name or "")):
             raise CorruptError(f"{where}: extent name {name!r} is not a plain base name")
         parent_cid: int | None = _read_cid(keys, "parentCID", where)
         if parent_cid == NO_PARENT:
@@ -221,7 +224,7 @@ def describe_disk(
     Args:
         deletable: False makes vSphere refuse to delete the disk: for one that others stand on.
     """
-    content = hashlib.sha256(f"long content id of {extent_name} {cid:08x}".encode()).hexdigest()[:24]
+    content = hashlib.sha256(f"long content id of {extent_name} {cid:08x}".encode(errors="surrogateescape")).hexdigest()[:24]
     ddb = {
         "adapterType": "lsilogic",
         **({} if deletable else {"deletable": "false"}),
@@ -255,6 +258,15 @@ def replace_cid(data: bytes, cid: int, path: str) -> bytes:
     # VMware's writer ends the long content id with the short one; QEMU leaves it alone.
     text = _LONG_CONTENT_ID.sub(b"\\g<1>%08x" % cid, text)
     return text.ljust(len(data), b"\0")
+
+
+def replace_deletable(data: bytes, *, deletable: bool) -> bytes:
+    """A descriptor's bytes that permit vSphere to delete the disk, or do not; nothing else is changed.
+
+    Source: govmomi ``object/datastore_file_manager.go``, which has the client take the line out before it deletes.
+    """
+    text = _DELETABLE_LINE.sub(b"", data)
+    return text if deletable else text.rstrip(b"\n") + b'\nddb.deletable = "false"\n'
 
 
 def _read_cid(keys: Mapping[str, str], name: str, where: str) -> int:

@@ -13,8 +13,8 @@ from itertools import pairwise
 from crc32c import crc32c
 
 from imgstore.blocks import GRAIN, SECTOR, BlockMap, Bytes, ReadableFile, Run, WritableFile
-from imgstore.errors import CorruptError, ImgstoreError, NoSpaceError
-from imgstore.vmdk.descriptor import MAX_DESCRIPTOR, Descriptor, describe_disk
+from imgstore.errors import CorruptError, ImgstoreError, NoSpaceError, UnsupportedError
+from imgstore.vmdk.descriptor import MAX_DESCRIPTOR, SIGNATURE, Descriptor, describe_disk
 from imgstore.vmdk.grains import (
     GRAIN_SECTORS,
     MAGIC,
@@ -54,6 +54,11 @@ class HostedDisk:
 
     def __init__(self, file: ReadableFile) -> None:
         self.file = file
+        if file.pread(0, len(SIGNATURE)) == SIGNATURE:
+            raise UnsupportedError(
+                f"{file.path}: is a descriptor with its data beside it, and no disk can be put on that",
+                hint="a store whose disks have the form hosted takes containers and further layers",
+            )
         try:
             self.header = HostedHeader.from_bytes(file.pread(0, HostedHeader.SIZE))
         except CorruptError as error:

@@ -58,6 +58,11 @@ class OpenDisks(BlockDevice, Protocol):
         """Where the top disk lies in its datastore."""
         ...
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where all disks lie, the one without parent first."""
+        ...
+
     def own_ranges(self) -> Iterator[tuple[int, int]]:
         """The (offset, length) runs that the top disk holds itself, ascending: all that can differ from its parent."""
         ...
@@ -114,6 +119,11 @@ class DiskStack:
     def path(self) -> str:
         """Where the top disk, or its descriptor, lies in its datastore."""
         return self._links[-1].path
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the disks, or their descriptors, lie, the one without parent first."""
+        return tuple(link.path for link in self._links)
 
     def own_ranges(self) -> Iterator[tuple[int, int]]:
         """The (offset, length) runs that the top disk holds itself, ascending: all that can differ from its parent."""
@@ -286,17 +296,15 @@ def open_link(open_file: Callable[[str], ReadableFile], path: str) -> Link:
             if start.startswith(cowd.MAGIC):
                 raise UnsupportedError(f"{path}: is the extent of a vmfsSparse disk: name its descriptor instead")
             raise CorruptError(f"{path}: starts with {start[:8]!r}, as no VMDK does")
-        if file.size > MAX_DESCRIPTOR_FILE:
-            raise CorruptError(f"{path}: a descriptor of {file.size} bytes, more than {MAX_DESCRIPTOR_FILE}")
-        descriptor = Descriptor.from_bytes(
-            file.pread(0, MAX_DESCRIPTOR_FILE), path, [form for form in EXTENT_KINDS if form not in EMBEDDED], offset=0
-        )
+        descriptor = read_descriptor(file)
     except BaseException:
         file.close()
         raise
     file.close()
     if not 0 < descriptor.capacity < 1 << 50:
         raise CorruptError(f"{path}: a disk of {descriptor.capacity} sectors")
+    if "://" in descriptor.extent_name:
+        raise UnsupportedError(f"{path}: its data are in {descriptor.extent_name}, which only the platform reads")
     directory, slash, _ = path.rpartition("/")
     extent = open_file(directory + slash + descriptor.extent_name)
     try:
@@ -304,3 +312,16 @@ def open_link(open_file: Callable[[str], ReadableFile], path: str) -> Link:
     except BaseException:
         extent.close()
         raise
+
+
+def read_descriptor(file: ReadableFile) -> Descriptor:
+    """The descriptor that is a file of its own.
+
+    Raises:
+        CorruptError: it is none, or damaged.
+        UnsupportedError: of a VMDK of a form that is not read.
+    """
+    if file.size > MAX_DESCRIPTOR_FILE:
+        raise CorruptError(f"{file.path}: a descriptor of {file.size} bytes, more than {MAX_DESCRIPTOR_FILE}")
+    forms = [form for form in EXTENT_KINDS if form not in EMBEDDED]
+    return Descriptor.from_bytes(file.pread(0, MAX_DESCRIPTOR_FILE), file.path, forms, offset=0)

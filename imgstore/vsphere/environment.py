@@ -53,7 +53,7 @@ def login_for(location: DatastoreLocation | VmLocation, environment: Mapping[str
         InvalidError: as `read_login`.
     """
     login = read_login(environment)
-    if (login.host, login.port) != (location.host, location.port):
+    if (login.host.casefold(), login.port) != (location.host.casefold(), location.port):
         login = replace(login, username=environment.get(USERNAME, ""), password=environment.get(PASSWORD, ""))
     return location.login(login)
 
@@ -63,8 +63,11 @@ def _parse_url(url: str) -> VsphereLogin:
     if not separator:
         scheme, rest = "https", url
     if scheme != "https":
-        raise InvalidError(f"{URL}: scheme {scheme!r}: vSphere is reached by https only")
-    authority = rest.partition("/")[0]
+        shown = f"scheme {scheme!r}: " if scheme.isalpha() else ""
+        raise InvalidError(f"{URL}: {shown}vSphere is reached by https only")
+    authority, _, path = rest.partition("/")
+    if "@" in path:
+        raise InvalidError(f"{URL}: has an @ behind a /", hint="in a user name or a password, write %2F for /")
     user, _, address = authority.rpartition("@")
     username, _, password = user.partition(":")
     if not address:

@@ -34,6 +34,7 @@ _KINDS: tuple[tuple[type[Exception], type[ImgstoreError]], ...] = (
     (vim.fault.FileTooLarge, NoSpaceError),
     (vim.fault.FileNotFound, NotFoundError),
     (vim.fault.NotFound, NotFoundError),
+    (vim.fault.InaccessibleDatastore, UnavailableError),  # before what it is a kind of: its files are there all the same
     (vim.fault.InvalidDatastore, NotFoundError),
     (vmodl.fault.ManagedObjectNotFound, NotFoundError),
     (vim.fault.FileAlreadyExists, AlreadyExistsError),

@@ -16,8 +16,13 @@ from imgstore.vsphere.login import VsphereLogin, at_server, format_address, pars
 
 SCHEME = "vsphere"
 
+_NO_PASSWORD = "set GOVC_PASSWORD"  # noqa: S105  # the name of a variable
+
 _SAFE = "+,:=@!$&'()*;~"
 """What else than letters, digits and ``-._`` stays as it is in a component of a URL (RFC 3986, 3.3: pchar)."""
+
+_NO_XML = re.compile("[^ -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Letters that no call of the API can hold (XML 1.0, 2.2), and line ends and tabs, which do not come through as they are."""
 
 _DATASTORE_PATH = re.compile(r"\[(?P<datastore>[^\[\]]+)\] ?(?P<path>.*)", re.DOTALL)
 
@@ -53,6 +58,11 @@ class DatastoreLocation:
     def login(self, login: VsphereLogin | None) -> VsphereLogin:
         """The login to its server: its own server and user, with all else of ``login``."""
         return at_server(login, self.host, self.port, self.username)
+
+    def is_same(self, other: DatastoreLocation) -> bool:
+        """Whether both name one directory, as far as names tell: without a datacenter it is the only one that there is."""
+        ours, theirs = ((each.host.casefold(), each.port, each.datastore, each.path) for each in (self, other))
+        return ours == theirs and (self.datacenter == other.datacenter or "" in (self.datacenter, other.datacenter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,8 @@ def parse_datastore(text: str, login: VsphereLogin | None = None) -> DatastoreLo
             raise InvalidError(f"{text}: is no place on a datastore", hint="vsphere://HOST/DATACENTER/DATASTORE/path")
         if not datastore:
             raise InvalidError(f"{text}: names no datastore")
+    _check_name(text, datastore)
+    _check_name(text, datacenter)
     return DatastoreLocation(host, port, datacenter, datastore, _path(text, path), username)
 
 
@@ -133,6 +145,7 @@ def parse_vm(text: str, login: VsphereLogin | None = None) -> VmLocation:
             datacenter, path = "/".join(path[1:at]), path[at + 1 :]
     if not _path(text, path):
         raise InvalidError(f"{text}: names no virtual machine", hint="vsphere://HOST/DATACENTER/vm/NAME")
+    _check_name(text, datacenter)
     return VmLocation(host, port, datacenter, _path(text, path), username)
 
 
@@ -148,18 +161,22 @@ def _parse_url(url: str) -> tuple[str, str, int, list[str]]:
     user, _, address = authority.rpartition("@")
     shown = f"{SCHEME}://{address}/{path}"
     if ":" in user:
-        raise InvalidError(f"{shown}: a password has no place in a URL", hint="set GOVC_PASSWORD")
+        raise InvalidError(f"{shown}: a password has no place in a URL", hint=_NO_PASSWORD)
+    if "@" in path and ":" in address and not address.startswith("[") and not address.rpartition(":")[2].isdigit():
+        behind = path.rpartition("@")[2]
+        raise InvalidError(f"{SCHEME}://...@{behind}: what stands before the @ is no user name", hint=_NO_PASSWORD)
     if any(mark in path for mark in "?#"):
         raise InvalidError(f"{shown}: has a ? or #", hint="write %3F for ? and %23 for #")
     host, port = parse_address(address, shown)
     [username] = _decode(shown, [user])
+    _check_name(shown, username)
     return username, host, port, _decode(shown, path.split("/"))
 
 
 def _decode(whole: str, components: list[str]) -> list[str]:
     try:
         return [unquote_to_bytes(component).decode() for component in components]
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise InvalidError(f"{whole}: is not UTF-8 where its percent-encoding is undone") from error
 
 
@@ -167,9 +184,15 @@ def _path(whole: str, components: list[str]) -> str:
     """The components without empty ones."""
     kept = [component for component in components if component]
     for component in kept:
-        if component in (".", "..") or "/" in component or "\0" in component:
+        if component in (".", "..") or "/" in component:
             raise InvalidError(f"{whole}: component {component!r} is not a name")
+        _check_name(whole, component)
     return "/".join(kept)
+
+
+def _check_name(whole: str, name: str) -> None:
+    if _NO_XML.search(name):
+        raise InvalidError(f"{whole}: {name!r} is not a name: it has letters that are no text")
 
 
 def _url(username: str, host: str, port: int, components: list[str]) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 from imgstore.errors import InvalidError
 
 PORT = 443
+
+_HOST = re.compile(r"[\w.-]+")
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[\w.-]+)?")
+"""Of version 6, perhaps with a zone (RFC 4007, 11.2). No other letters: what stands behind them would go to another server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,14 @@ def parse_address(text: str, whole: str) -> tuple[str, int]:
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
             raise InvalidError(f"{whole}: {text!r} is no host with a port")
-        digits = rest[1:]
+        separator, digits = rest[:1], rest[1:]
     else:
-        host, _, digits = text.partition(":")
-    if not host or any(letter.isspace() for letter in host):
+        host, separator, digits = text.partition(":")
+    if not host:
         raise InvalidError(f"{whole}: has no host")
-    if not digits:
+    if not (_ADDRESS if text.startswith("[") else _HOST).fullmatch(host):
+        raise InvalidError(f"{whole}: {host!r} is no host")
+    if not separator:
         return host, PORT
     if not (digits.isascii() and digits.isdigit()) or not 0 < int(digits[:6]) < 1 << 16:
         raise InvalidError(f"{whole}: port {digits!r} is not a number from 1 to 65535")

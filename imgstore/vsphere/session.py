@@ -7,6 +7,7 @@ programming guide, "HTTP access to vSphere Server files".
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import threading
 import time
@@ -20,7 +21,7 @@ from imgstore.errors import DeniedError, InvalidError, NotFoundError, Unavailabl
 from imgstore.vsphere.faults import FAILURES, is_logged_out, translate
 from imgstore.vsphere.login import VsphereLogin
 from imgstore.vsphere.soap import COOKIE, SoapStubAdapter, connect, newest_version, vim, vmodl
-from imgstore.vsphere.transport import make_http_session, tls_context
+from imgstore.vsphere.transport import make_http_session, start_of, tls_context
 
 __all__ = ["VsphereLogin", "VsphereSession"]
 
@@ -60,6 +61,7 @@ class VsphereSession:
         self._stub: SoapStubAdapter | None = None
         self._content: vim.ServiceInstanceContent | None = None
         self._logins = 0
+        self._closed = False
 
     @property
     def server(self) -> str:
@@ -76,6 +78,14 @@ class VsphereSession:
     def is_vcenter(self) -> bool:
         """Whether the server is a vCenter, not a single ESXi host."""
         return bool(self.content.about.apiType == "VirtualCenter")
+
+    def now(self) -> datetime.datetime:
+        """The time by the server's clock."""
+        _ = self.content
+        found: datetime.datetime = self.run(
+            lambda: vim.ServiceInstance("ServiceInstance", self._stub).CurrentTime(), f"{self.server}: cannot tell the time"
+        )
+        return found
 
     def run(self, call: Callable[[], _T], what: str) -> _T:
         """The result of a call of the API; made once more, after a new login, if the server had dropped the session.
@@ -240,7 +250,7 @@ class VsphereSession:
                     method,
                     f"https://{self.login.address}{path}",
                     params=parameters,
-                    headers={"Cookie": self._cookie(), "Accept-Encoding": "identity", **(headers or {})},
+                    headers={"Cookie": self._cookie(), **(headers or {})},
                     data=body() if body is not None else None,
                     timeout=(min(self._timeout, TIMEOUT), timeout or self._timeout),
                     allow_redirects=False,
@@ -260,6 +270,7 @@ class VsphereSession:
     def close(self) -> None:
         """Logs out. The session is unusable afterwards; a second call does nothing."""
         with self._lock:
+            self._closed = True
             stub, content, self._stub, self._content = self._stub, self._content, None, None
             if stub is not None:
                 with contextlib.suppress(*FAILURES):
@@ -275,6 +286,8 @@ class VsphereSession:
         self.close()
 
     def _connect(self) -> vim.ServiceInstanceContent:
+        if self._closed:
+            raise ValueError(f"{self.server}: the session is closed")
         what = f"{self.server}: cannot log in"
         if not self.login.username or not self.login.password:
             missing = "password" if self.login.username else "user name"
@@ -301,7 +314,7 @@ class VsphereSession:
                 raise UnavailableError(
                     f"{self.server}: is no vSphere server, or not ready: {response.status_code} {response.reason}"
                 )
-            return next(response.iter_content(_VERSIONS_LIMIT), b"")
+            return start_of(response, _VERSIONS_LIMIT)
 
     def _log_in(self, stub: SoapStubAdapter, content: vim.ServiceInstanceContent) -> None:
         stub.cookie = ""  # a session that is no more must not be shown

@@ -45,7 +45,17 @@ def make_http_session(login: VsphereLogin, context: ssl.SSLContext) -> requests.
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     session.mount("https://", _Adapter(context, verify=not login.insecure))
     session.headers["User-Agent"] = "imgstore"
+    session.headers["Accept-Encoding"] = "identity"
     return session
+
+
+def start_of(response: requests.Response, limit: int) -> bytes:
+    """The first bytes of an answer, of all its chunks: as many as ``limit``, or all if it has fewer.
+
+    They are taken as they came: we ask for nothing compressed, and what is small then may be huge.
+    """
+    data: bytes = response.raw.read(limit, decode_content=False)
+    return data
 
 
 def _readable(name: str) -> str:

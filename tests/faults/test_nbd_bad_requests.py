@@ -48,7 +48,7 @@ def disks() -> Disks:
 
 @pytest.fixture
 def endpoint(disks: Disks) -> Iterator[NbdEndpoint]:
-    with nbd_server(disks, handshake_seconds=1.0) as endpoint:
+    with nbd_server(disks) as endpoint:
         yield endpoint
 
 
@@ -321,11 +321,14 @@ def test_one_client_writes_at_a_time(endpoint: NbdEndpoint, disks: Disks) -> Non
     assert disks["rw"].calls[:2] == ["write", "close"]
 
 
-def test_who_does_not_go_for_good_keeps_nobody_waiting(
-    endpoint: NbdEndpoint, disks: Disks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_does_not_go_for_good_keeps_nobody_waiting(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "SETTLE_SECONDS", 1.5)  # more than the handshake may take here
-    with endpoint.connect() as deaf, endpoint.connect() as holder, endpoint.connect() as late:
+    with (
+        nbd_server(disks, handshake_seconds=1.0) as endpoint,
+        endpoint.connect() as deaf,
+        endpoint.connect() as holder,
+        endpoint.connect() as late,
+    ):
         deaf.go("ro")
         disks["ro"].memory.write(0, b"\1" * SIZE)
         for _ in range(4):
@@ -338,13 +341,15 @@ def test_who_does_not_go_for_good_keeps_nobody_waiting(
         assert late.lives()
 
 
-def test_idle_handshakes_are_dropped(endpoint: NbdEndpoint) -> None:
-    with endpoint.connect() as silent, endpoint.connect() as slow:
-        begin = time.monotonic()
+def test_idle_handshakes_are_dropped(disks: Disks) -> None:
+    with nbd_server(disks, handshake_seconds=0.5) as endpoint, endpoint.connect() as silent, endpoint.connect() as slow:
         slow.greet()
         slow.socket.sendall(b"IHAVE")
         assert silent.is_dropped() and slow.is_dropped()
-        assert 0.8 < time.monotonic() - begin < 15
+        with endpoint.connect() as idle:
+            idle.go("ro")
+            time.sleep(0.6)
+            assert idle.lives()  # the time of a handshake is over when the handshake is
 
 
 def test_a_client_too_many(disks: Disks) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import random
-from collections.abc import Iterator
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +20,16 @@ from imgstore.datastores.vsphere_files import DatastoreFiles
 from imgstore.errors import CorruptError, DeniedError, ImgstoreError, NoSpaceError, UnavailableError, UnsupportedError
 from imgstore.progress import ProgressEvent, State
 from imgstore.store import ImageStore
+from imgstore.vsphere.environment import login_for
 from imgstore.vsphere.locations import parse_datastore
 from tests.command_line import REFERENCE
 from tests.servers.authority import Authority
 from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.faults import Fault
+from tests.servers.http_server import Answer
 from tests.servers.images import build_image, make_tar, write_layout
-from tests.servers.vcsim import DATACENTER, Vcsim, vcsim
-from tests.servers.vsphere_proxy import VsphereProxy
+from tests.servers.vcsim import DATACENTER, PASSWORD, Vcsim, vcsim
+from tests.servers.vsphere_proxy import Forward, VsphereProxy
 from tests.tools import need, need_root, run
 
 _NUMBERS = itertools.count()
@@ -177,6 +183,15 @@ class TestLostSession:
             with pytest.raises(DeniedError, match=rf"disks/a: cannot open it: vSphere 127.0.0.1:\d+ refuses: {status}"):
                 datastore.open("disks/a")
 
+    def test_who_comes_after_the_end_does_not_log_in_again(self, proxy: VsphereProxy) -> None:
+        with VsphereDatastore(parse_datastore(proxy.url(f"faults {next(_NUMBERS)}")), proxy.login) as datastore:
+            publish(datastore, "a", bytes(1 << 20))
+            file = datastore.open("disks/a")
+        before = len(proxy.requests)
+        with pytest.raises(ValueError, match="the session is closed"):
+            file.pread(1 << 19, 10)
+        assert len(proxy.requests) == before
+
     def test_a_pull_goes_on(self, vsphere: Vcsim) -> None:
         url = vsphere.url(f"pull {next(_NUMBERS)}")
         ended = []
@@ -192,7 +207,53 @@ class TestLostSession:
             assert list(store.check()) == []
 
 
+class TestSecrets:
+    def test_neither_password_nor_session_is_logged(self, proxy: VsphereProxy, caplog: pytest.LogCaptureFixture) -> None:
+        """By anybody: us, pyVmomi, requests, urllib3, http.client."""
+        caplog.set_level(logging.DEBUG)
+        said = []
+        before = len(proxy.requests)
+        url = proxy.url(f"secrets {next(_NUMBERS)}")
+        with VsphereDatastore(parse_datastore(url), proxy.login) as datastore:
+            publish(datastore, "a", b"data")
+            for fault in (Fault(status=500, body=b"no"), Fault(status=403), Fault(hang_up=True)):
+                proxy.inject("/folder/", fault, method="GET")
+                with pytest.raises(ImgstoreError) as caught:
+                    datastore.open("disks/a")
+                said += traceback.format_exception(caught.value)
+        wrong = replace(proxy.login, password=f"{PASSWORD}-no")
+        with pytest.raises(DeniedError) as denied, VsphereDatastore(parse_datastore(url), wrong) as datastore:
+            datastore.list()
+        said += [*traceback.format_exception(denied.value), repr(wrong), caplog.text]
+        cookies = {request.headers.get("Cookie", "") for request in proxy.requests[before:]}
+        keys = {key for cookie in cookies for key in re.findall(r"[0-9a-f-]{36}", cookie)}
+        assert keys
+        assert [secret for secret in (*keys, PASSWORD) if secret in "".join(said)] == []
+
+    def test_a_password_goes_to_the_server_of_its_url_only(self) -> None:
+        environment = {"GOVC_URL": "https://me:s3cret@vc.example/sdk"}
+        elsewhere = parse_datastore("vsphere://other.example/DC0/DS")
+        assert login_for(elsewhere, environment).password == ""
+        assert login_for(parse_datastore("vsphere://VC.example/DC0/DS"), environment).password == "s3cret"
+
+
+class _Blind(Forward):
+    """Does not let anybody see what a datastore is, as where System.Read is missing."""
+
+    def serve(self, path: str, query: Mapping[str, list[str]]) -> Answer:
+        answer = super().serve(path, query)
+        return replace(answer, body=re.sub(rb"<propSet><name>info</name>.*?</propSet>", b"", answer.body, flags=re.DOTALL))
+
+
 class TestBadAnswers:
+    def test_what_may_not_be_seen_is_denied(self, vsphere: Vcsim, tmp_path: Path) -> None:
+        with (
+            VsphereProxy(vsphere, Authority(tmp_path / "authority"), _Blind) as blind,
+            VsphereDatastore(parse_datastore(blind.url()), blind.login) as datastore,
+            pytest.raises(DeniedError, match=r"^\[LocalDS_0\]: what the datastore is cannot be read"),
+        ):
+            datastore.space()
+
     @pytest.mark.parametrize(
         ("fault", "kind", "words"),
         [
@@ -214,6 +275,27 @@ class TestBadAnswers:
                 file.pread(200_000, 50_000)
             proxy.clear_faults()
             assert len(file.pread(200_000, 50_000)) == 50_000
+
+    def test_a_redirect_is_not_followed(
+        self, datastore: VsphereDatastore, proxy: VsphereProxy, vsphere: Vcsim, tmp_path: Path
+    ) -> None:
+        """Whoever is named there would get our session; nor is the file missing, which would have it made again."""
+        publish(datastore, "a", b"data")
+        with VsphereProxy(vsphere, Authority(tmp_path / "authority")) as stranger:
+            location = f"https://127.0.0.1:{stranger.port}/folder/a"
+            for status in (301, 307):
+                proxy.inject("/folder/", Fault(status=status, headers={"Location": location}), method="GET")
+                with pytest.raises(UnavailableError, match=f"cannot open it: .* says {status} "):
+                    datastore.open("disks/a")
+            assert stranger.requests == []
+
+    def test_answers_in_chunks_are_read_to_their_end(self, proxy: VsphereProxy) -> None:
+        document = b"<namespaces><namespace><name>urn:vim25</name><version>6.5</version></namespace></namespaces>"
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in (document[:20], document[20:], b""))
+        chunked = proxy.inject("vimServiceVersions", Fault(raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks))
+        with VsphereDatastore(parse_datastore(proxy.url("chunks")), proxy.login) as datastore:
+            assert datastore.space().free > 0
+        assert chunked.hits == 1
 
     def test_a_server_without_ranges_is_refused(self, datastore: VsphereDatastore, proxy: VsphereProxy) -> None:
         publish(datastore, "a", b"data")

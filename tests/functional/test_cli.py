@@ -529,7 +529,7 @@ class TestStore:
         assert error["code"] == "already-exists"
 
     def test_init_in_json(self, cli: Cli) -> None:
-        assert {"store": str(cli.store), "disk_size": 32 << 30} == cli.json("init")
+        assert {"store": str(cli.store), "disk_size": 32 << 30, "max_depth": None} == cli.json("init")
 
     def test_a_directory_that_is_not_ours(self, cli: Cli) -> None:
         cli.store.mkdir()

@@ -135,6 +135,7 @@ def test_bad_input(capfd: pytest.CaptureFixture[str], disks: Path) -> None:
     fails(2, source, disks / "new.img", "--disk-format", "flat", match="ends in .vmdk")
     fails(2, source, disks / ".vmdk", "--disk-format", "flat", match="ends in .vmdk")
     fails(2, source, disks / "näme.vmdk", "--disk-format", "flat", match="may only have")
+    fails(2, source, disks / "n\udcffme.vmdk", "--disk-format", "hosted", match="may only have")
     fails(4, source, disks / "none/new.vmdk", "--disk-format", "flat", match="cannot make it: No such file")
     fails(11, source, "-", "--disk-format", "flat", match="can take no disk of the form flat, only stream-optimized")
     fails(11, source, new, "--disk-format", "vmfs", "--child-of", disks / "d1.vmdk", match="have no parents")

@@ -453,7 +453,20 @@ def test_a_look_changes_nothing(seeded: Path, tmp_path: Path) -> None:
         (2, ("seed", "-f", "/dev/null", "--datastore", "there"), "/dev/null: is empty"),
         (2, ("seed", "-f", "list", "--datastore", "there", "--datastore", "x/../there"), "is named twice"),
         (2, ("seed", "-f", "list", "--datastore", "there", "--jobs", "0"), "--jobs"),
+        (2, ("seed", "-f", "list", "--datastore", "there", "--dry-run", "--disk-format", "vhd"), "disk format 'vhd': is none of"),
+        (2, ("seed", "-f", "list", "--datastore", "there", "--dry-run", "--max-depth", "1025"), "depth 1025: a chain has"),
+        (11, ("seed", "-f", "list", "--datastore", "https://me:s3cret@h/x"), "https://: a store is a directory"),
         (2, ("copy", "three-layers", "--to", "x/../store"), "is the store that is copied from"),
+        (2, ("copy", "three-layers", "--to", "store/there"), "is in the store that is copied from"),
+        (2, ("copy", "three-layers", "--to", "store/.there/below"), "is in the store that is copied from"),
+        (2, ("copy", "three-layers", "--to", 300 * "a"), "cannot look for a store: File name too long"),
+        (
+            4,
+            ("copy", "nothing", "nowhere", "--to", "there"),
+            "2 of 2 failed: No such image: nothing:latest; No such image: nowhere",
+        ),
+        (4, ("copy", "three-layers", "--to", "loop"), "loop: cannot look for a store: Too many levels of symbolic links"),
+        (2, ("ls-remote", 300 * "a"), "cannot look for a store: File name too long"),
         (2, ("copy", "three-layers", "--to", "mem://"), "gone when the command ends"),
         (2, ("copy", "three-layers", "--to", ""), "the name of the datastore is empty"),
         (2, ("copy", "--to", "there"), "name the images"),
@@ -472,12 +485,15 @@ def test_words_that_make_no_sense(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store").symlink_to(seeded)
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "list").write_text("images: ['oci:nowhere']")
     assert main(["--store", str(seeded), *words]) == code
     told = capsys.readouterr()
     assert told.out == ""
     assert problem in told.err
-    assert not (tmp_path / "there").exists()
+    assert "s3cret" not in told.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "loop", "store"]
+    assert not (seeded / "there").exists() and not (seeded / ".there").exists()
 
 
 def test_some_of_several(seeded: Path, tmp_path: Path) -> None:

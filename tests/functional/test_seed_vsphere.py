@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,10 +93,12 @@ def test_one_disk_an_image(server: Vcsim, source: ImageStore) -> None:
 
 
 def test_what_a_datastore_says_it_is() -> None:
-    forms = {kind: str(default_form(kind)) for kind in ("VMFS 5", "VMFS 6", "vsan", "VVOL", "NFS", "NFS41", "local", "")}
-    single = {kind for kind, form in forms.items() if form == "stream-optimized"}
-    assert single == {"VMFS 5", "VMFS 6", "vsan", "VVOL"}
-    assert set(forms.values()) == {"stream-optimized", "hosted"}
+    kinds = ("VMFS 3", "VMFS 5", "VMFS 6", "VMFS", "vsan", "VVOL", "NFS", "NFS41", "local", "")
+    assert {kind: str(default_form(kind)) for kind in kinds} == {
+        **dict.fromkeys(("VMFS 3", "VMFS 5", "NFS", "NFS41"), "vmfs-sparse"),
+        **dict.fromkeys(("VMFS 6", "VMFS", "vsan", "VVOL"), "vmfs"),
+        **dict.fromkeys(("local", ""), "hosted"),
+    }
 
 
 def test_going_on(server: Vcsim, source: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +133,38 @@ def test_where_it_cannot_go(
         source.open_target(url, vsphere=login)
     report = source.seed([IMAGE], [url], logins={url: login}, keep_going=True)
     assert [(failure.location, type(failure.error)) for failure in report.failures] == [(url, kind)]
+
+
+def test_one_directory_by_several_names(server: Vcsim, source: ImageStore) -> None:
+    place = server.url("aliases")
+    others = [
+        f"{place}/",
+        "ds://LocalDS_0/aliases",
+        "[LocalDS_0] aliases",
+        f"vsphere://127.0.0.1:{server.port}//LocalDS_0/aliases",
+    ]
+    for other in others:
+        logins = dict.fromkeys((place, other), server.login)
+        with pytest.raises(InvalidError, match="is named twice"):
+            source.seed([IMAGE], [place, other], logins=logins)
+        with pytest.raises(InvalidError, match="is named twice"):
+            source.plan_seed([IMAGE], [place, other], logins=logins)
+    assert not (server.directory() / "aliases").exists()
+    with source.open_target(place, vsphere=server.login) as store:
+        for other in others:
+            with pytest.raises(InvalidError, match="is the store that is copied from"):
+                store.open_target(other, vsphere=server.login)
+
+
+@pytest.mark.parametrize(("datacenter", "datastore"), [("DC9", "LocalDS_0"), ("DC0", "nowhere")])
+def test_a_look_at_what_is_missing(server: Vcsim, source: ImageStore, datacenter: str, datastore: str) -> None:
+    """It is not a datastore where a store can be made."""
+    url = f"vsphere://127.0.0.1:{server.port}/{datacenter}/{datastore}/x"
+    words = "no datacenter 'DC9'; it has DC0|has no datastore 'nowhere'; it has "
+    with pytest.raises(NotFoundError, match=words):
+        ImageStore.list_remote(url, vsphere=server.login)
+    (plan,) = source.plan_seed([IMAGE], [url], logins={url: server.login})
+    assert [re.search(words, copy.problem) is not None for copy in plan.copies] == [True]
 
 
 def test_a_lost_session(server: Vcsim, source: ImageStore) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from imgstore.attach.vsphere import find_vm
-from imgstore.errors import DeniedError, InUseError, InvalidError, NotFoundError, UnsupportedError
+from imgstore.attach.vsphere import VsphereMachine, find_vm
+from imgstore.errors import DeniedError, InUseError, InvalidError, NotFoundError, UnavailableError, UnsupportedError
 from imgstore.store import ImageStore
 from imgstore.vsphere.locations import VmLocation
 from imgstore.vsphere.session import VsphereSession
 from imgstore.vsphere.soap import vim
-from tests.command_line import REFERENCE, CommandLine
+from tests.command_line import REFERENCE, CommandLine, complaint
 from tests.servers.authority import Authority
 from tests.servers.vcenter import Vcenter
 from tests.servers.vcsim import DATACENTER, DATASTORE, Vcsim, vcsim
@@ -250,6 +253,43 @@ def test_destroy_is_refused_as_long_as_disks_are_there(vcenter: Vcenter, directo
         assert not any(vcenter.disabled.values())
         store.attach_to_vm([f"image/{IMAGE}"], VM, protect=False)
         assert not any(vcenter.disabled.values())
+
+
+def test_it_stays_protected_where_nobody_knows_whether_it_has_them(
+    vcenter: Vcenter, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks before the task has begun, which goes on all the same."""
+
+    def lose(*args: object) -> None:
+        raise UnavailableError("the connection was cut")
+
+    location = f"vsphere://{vcenter.login.address}/{DATACENTER}/{DATASTORE}/a%20store"
+    with ImageStore.open(location, create=False, vsphere=vcenter.login) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(VsphereMachine, "_reconfigure", lose)
+            with pytest.raises(UnavailableError):
+                store.attach_to_vm([f"image/{IMAGE}"], VM)
+        assert any(vcenter.disabled.values())
+        store.detach_from_vm([f"image/{IMAGE}"], VM)
+        assert not any(vcenter.disabled.values())
+
+
+def test_an_interruption_says_that_it_may_be_done(vcenter: Vcenter, directory: Path) -> None:
+    program = VsphereCommandLine(directory, vcenter.vcsim)
+    location = f"vsphere://{vcenter.login.address}/{DATACENTER}/{DATASTORE}/a%20store"
+    vcenter.busy = 1000
+    environment = {**program.environment, "GOVC_TLS_CA_CERTS": vcenter.login.ca_file, "IMGSTORE_STORE": location}
+    words = program.words("attach", f"image/{IMAGE}", "--vm", VM)
+    running = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while vcenter.busy == 1000 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=30)
+    vcenter.busy = 0
+    assert (running.returncode, out) == (130, b"")
+    assert f"VM {VM} may have the disks, or get them still" in complaint(err)
+    vcenter.disabled.clear()
 
 
 def test_disks_that_are_to_be_imported_are_not_attached(server: Vcsim, seeded: Path, tmp_path: Path) -> None:

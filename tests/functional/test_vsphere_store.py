@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,3 +98,15 @@ def test_an_unverified_server_is_used_without_a_word_if_that_is_said(vsphere: Vc
 def test_a_depth_cannot_be_kept_there(vsphere: Vcsim) -> None:
     said = command_line(vsphere, "ds://LocalDS_0/depth").fails(11, "init", "--max-depth", "30")
     assert "no disk can be replaced there in one step" in said
+
+
+def test_without_pyvmomi_it_says_what_to_install() -> None:
+    lines = (
+        "import sys",
+        "sys.modules['pyVmomi'] = None",  # as if it were not installed
+        "from imgstore.cli.main import main",
+        "sys.exit(main(['--store', 'vsphere://host/DC0/DS/x', 'images']))",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, timeout=60)
+    assert done.returncode == 11
+    assert done.stderr.decode().splitlines()[-1] == "hint: pip install 'imgstore[vsphere]'"

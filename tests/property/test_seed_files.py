@@ -12,7 +12,7 @@ from imgstore.seed_files import parse_seed_file
 
 WORDS = st.sampled_from(
     [
-        *("images", "name", "tags", "platform", "harbor.example", "alpine:3", "&a", "*a", "!!int", "%YAML 9.9"),
+        *("images", "name", "tags", "platform", "harbor.example", "alpine:3", "&a", "*a", "!!int", "%YAML 9.9", '"\\U00110000"'),
         *(":", ": ", "- ", "\n", "\n  ", "[", "]", "{", "}", ",", "'", '"', "---", "?", "#", "|", ">", "\t", "\x00", "é"),
     ]
 )

@@ -99,8 +99,9 @@ class Vcsim:
         with self.session() as session:
             manager = session.content.sessionManager
             others = [each.key for each in manager.sessionList if each.key != manager.currentSession.key]
-            if others:
-                manager.TerminateSession(others)
+            for key in others:
+                with contextlib.suppress(vim.fault.NotFound):  # it has logged out meanwhile
+                    manager.TerminateSession([key])
             return len(others)
 
 

@@ -83,6 +83,7 @@ def test_json_is_yaml() -> None:
         ("images:\n  - ''", 2, "invalid reference format"),
         ("images:\n  - Alpine", 2, "must be lowercase"),
         ("images:\n  - alpine\n  - docker.io/library/alpine:latest", 3, "is listed twice, first in line 2"),
+        ("images:\n  - alpine\n  - " + 5000 * "a", 3, "a word of 5000 letters"),
         ("images:\n  - name: alpine\n    tag: 3", 3, "unknown key 'tag'"),
         ("images:\n  - tags: [3]", 2, "without 'name'"),
         ("images:\n  - name: alpine:3\n    tags: [4]", 3, "has a tag or digest beside its list of tags"),
@@ -113,13 +114,14 @@ def test_what_is_refused(text: str, line: int | None, problem: str) -> None:
 
 
 def test_bytes_that_are_no_text() -> None:
-    for data in (b"images: [\xff\xfe\xfa]", b"images: [a\x00b]"):
+    numbers = (b'images: ["\\U00110000"]', b'images: ["\\UFFFFFFFF"]', b"%YAML 1." + 5000 * b"9")
+    for data in (b"images: [\xff\xfe\xfa]", b"images: [a\x00b]", *numbers):
         with pytest.raises(InvalidError, match="no YAML"):
             parse_seed_file(data, "images.yaml")
 
 
 def test_a_long_file() -> None:
-    with pytest.raises(InvalidError, match=f"{LIMIT + 1} bytes"):
+    with pytest.raises(InvalidError, match=f"is longer than {LIMIT} bytes"):
         parse_seed_file(bytes(LIMIT + 1), "images.yaml")
 
 

@@ -31,6 +31,10 @@ def test_govcs_variables_say_who_logs_in_where(environment: dict[str, str], expe
         ({"GOVC_URL": "https:///sdk"}, "GOVC_URL: has no host"),
         ({"GOVC_URL": "me:s3cret@"}, "GOVC_URL: has no host"),
         ({"GOVC_URL": "me:s3cret@h:x"}, "GOVC_URL: port 'x'"),
+        ({"GOVC_URL": "me:s3cret/x@h"}, "GOVC_URL: has an @ behind a /"),
+        ({"GOVC_URL": "https://me:/s3cret@h/sdk"}, "GOVC_URL: has an @ behind a /"),
+        ({"GOVC_URL": "me:s3cret://x@h"}, "GOVC_URL: vSphere is reached by https only"),
+        ({"GOVC_URL": "h\n"}, r"GOVC_URL: 'h\\n' is no host"),
         ({"GOVC_INSECURE": "maybe"}, "GOVC_INSECURE: 'maybe' is neither true nor false"),
     ],
 )

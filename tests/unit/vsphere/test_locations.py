@@ -46,6 +46,18 @@ class TestParseDatastore:
             ("vsphere://h/DC0/DS/a/../b", "component '..' is not a name"),
             ("vsphere://h/DC0/DS/a%2Fb", "component 'a/b' is not a name"),
             ("vsphere://h/DC0/DS/%FF", "is not UTF-8"),
+            ("[DS] \udcff", "is not a name"),
+            ("ds://DS/\udcff", "is not UTF-8"),
+            ("vsphere://h/DC0/DS/a%00b", "is not a name"),
+            ("vsphere://h/DC0/DS/a%0Ab", "is not a name"),
+            ("vsphere://h/DC0/DS%01", "is not a name"),
+            ("vsphere://h/DC%EF%BF%BE/DS", "is not a name"),
+            ("vsphere://%01@h/DC0/DS", "is not a name"),
+            ("vsphere://h:/DC0/DS", "port '' is not a number"),
+            ("vsphere://h?x/DC0/DS", "'h[?]x' is no host"),
+            ("vsphere://h#:1/DC0/DS", "'h#' is no host"),
+            ("vsphere://h\\/DC0/DS", "is no host"),
+            ("vsphere://[::1#]/DC0/DS", "is no host"),
             ("ds:///vmfs/volumes/x", "names no datastore"),
             ("[DS", "is no place on a datastore"),
             ("", "is no place on a datastore"),
@@ -59,10 +71,21 @@ class TestParseDatastore:
         with pytest.raises(InvalidError, match=r"\[DS\] a: names no server"):
             parse_datastore("[DS] a")
 
-    def test_a_password_is_refused_and_not_shown(self) -> None:
-        with pytest.raises(InvalidError, match="a password has no place") as caught:
-            parse_datastore("vsphere://me:s3cret@h/DC0/DS")
+    @pytest.mark.parametrize(
+        "text",
+        ["me:s3cret@h/DC0/DS", "me:s3cret/x@h/DC0/DS", "me:/s3cret@h/DC0/DS", "me:x/s3cret?y@h/DC0/DS", "me:x/s3cret@y@h/DC0/DS"],
+    )
+    def test_a_password_is_refused_and_not_shown(self, text: str) -> None:
+        with pytest.raises(InvalidError, match=r"a password has no place|is no user name") as caught:
+            parse_datastore(f"vsphere://{text}")
+        assert caught.value.hint == "set GOVC_PASSWORD"
         assert "s3cret" not in str(caught.value)
+
+    def test_one_directory_has_several_names(self) -> None:
+        place = parse_datastore("vsphere://VC.example:8443/DC0/D S/a/b")
+        same = ["ds://D%20S/a/b", "[D S] a//b/", "vsphere://me@vc.example:8443//D%20S/a/b"]
+        others = ["ds://D%20S/a", "[DS] a/b", "vsphere://vc.example/DC0/D S/a/b", "vsphere://vc.example:8443/DC1/D S/a/b"]
+        assert [place.is_same(parse_datastore(text, LOGIN)) for text in same + others] == [True] * 3 + [False] * 4
 
     def test_vspheres_own_form_is_given_back(self) -> None:
         assert parse_datastore("[D S] a/b", LOGIN).datastore_path == "[D S] a/b"
@@ -86,4 +109,9 @@ class TestParseVm:
     @pytest.mark.parametrize("text", ["vsphere://h/DC0", "vsphere://h/DC0/vm", "/DC0/web", "/DC0/vm", ""])
     def test_what_is_none_is_refused(self, text: str) -> None:
         with pytest.raises(InvalidError, match="names no virtual machine"):
+            parse_vm(text, LOGIN)
+
+    @pytest.mark.parametrize("text", ["a\x01", "\udcff", "/DC\n/vm/a", "vsphere://h/DC0/vm/a%0Ab", "vsphere://h/DC%01/vm/a"])
+    def test_letters_that_are_no_text_are_refused(self, text: str) -> None:
+        with pytest.raises(InvalidError, match="is not a name"):
             parse_vm(text, LOGIN)
