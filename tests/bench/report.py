@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.bench.contest import Contender, Contest
 from tests.bench.measure import median_run
 
-IMAGES, CONTAINERS, NBD = "images", "containers and volumes", "disks over NBD"
+IMAGES, CONTAINERS, COPIES, NBD = "images", "containers and volumes", "copies between stores", "disks over NBD"
 """What each of the sections of figures is about."""
 
 

@@ -25,12 +25,10 @@ COPY, LAYER, AGAIN, CP, CP_HOLES, CP_DURABLE = (
 SPEED_RATIO = 0.8
 
 
-def hold(command: Command, reference: str, scratch: Path, rounds: int, figures: Figures) -> None:
-    """Copies the image; what is copied first stays for the next contender, which is what lacks nothing.
-
-    Args:
-        command: on a store that has the image.
-    """
+def measure_all(reference: str, figures: Figures, rounds: int, scratch: Path) -> Figures:
+    """Pulls the image and copies it; what is copied first stays for the next contender, which is what lacks nothing."""
+    command = Command(scratch / "source")
+    command.pull(reference)
     disks, target, copied = command.store / layout.DISKS, Command(scratch / "seeded"), scratch / "copied"
     size = sum(file.stat().st_blocks * 512 for file in disks.iterdir())
 
@@ -64,6 +62,7 @@ def hold(command: Command, reference: str, scratch: Path, rounds: int, figures: 
     _check(contest, figures)
     subprocess.run(["diff", "-r", disks, target.store / layout.DISKS], check=True)
     assert len(layer_markers(target.store)) == len(layer_markers(command.store))
+    return figures
 
 
 def _check(contest: Contest, figures: Figures) -> None:

@@ -10,19 +10,21 @@ import pytest
 
 from tests.bench import image, nbd
 from tests.bench.loop import PROGRAMS
-from tests.bench.report import CONTAINERS, IMAGES, NBD, marker_lines
+from tests.bench.report import CONTAINERS, COPIES, IMAGES, NBD, marker_lines
 from tests.tools import need, need_root, run
 
 CONTENDERS = "floor,imgstore,qemu,kernel"
-ROWS_OF_IMAGES = [3 + 2, 3 + 3, 2 + 1, 3 + 1, 3 + 1]  # of pull, seed, save, load and push: modes of the floor or of cp, and ours
+ROWS_OF_IMAGES = [3 + 2, 2 + 1, 3 + 1, 3 + 1]  # of pull, save, load and push: modes of the floor, and ours
 ROWS_OF_CONTAINERS = [3 + 3, 4 + 1, 2, 2, 2, 2, 4, 2, 2 + 1]  # of create, diff, copies in and out, volumes, growth and commit
+ROWS_OF_COPIES = [3 + 3]  # ours, and modes of cp
 ROWS_OF_NBD = [2] * 6  # of reads at random, one after the other, and nbdcopy, at two depths
 SECTIONS = {
-    IMAGES: (ROWS_OF_IMAGES, ("recipe", "`imgstore copy`", "images()", "GET /images/json", "/_ping", "requests", "--help")),
+    IMAGES: (ROWS_OF_IMAGES, ("recipe", "images()", "GET /images/json", "/_ping", "requests", "--help")),
     CONTAINERS: (
         ROWS_OF_CONTAINERS,
         ("`qemu-img create -b`", "small image", "durable", "the last", "both trees", "`tar`", "clone_volume"),
     ),
+    COPIES: (ROWS_OF_COPIES, ("`imgstore copy`",)),
     NBD: (ROWS_OF_NBD, ("one disk: speed, to `qemu-nbd`", "a chain of 30: speed, to `qemu-nbd`")),
 }
 
