@@ -101,14 +101,14 @@ def test_a_container_runs(cli: CommandLine, tmp_path: Path, way: str) -> None:
             words += ["--nbd", stack.enter_context(nbd_server(cli, tmp_path / "nbd")), "--device", "nvme"]
         guest = stack.enter_context(running_guest(tmp_path / "machine", script, cli.json(*words)["arguments"]))
         console = guest.finish()
-    assert "greet: it's $5, world and two words, from /work\n" in console
+    assert "greet: it's $5, world and two words, from /job\n" in console
     assert set(cli.text("container", "diff", f"runs-{way}").splitlines()) == {
-        *("C /etc", "A /etc/greeting", "D /etc/obsolete", "C /work", "A /work/fewer"),
-        *("A /work/made", "A /work/made/here", "A /work/made/here/version"),
+        *("C /etc", "A /etc/greeting", "D /etc/obsolete", "C /job", "A /job/fewer"),
+        *("A /job/made", "A /job/made/here", "A /job/made/here/version"),
     }
     assert "it's $5, world\n" in cli.text("container", "cp", f"runs-{way}:/etc/greeting", "-")
     with ImageStore.open(str(cli.store)) as store:
-        assert container_file(store, f"runs-{way}", "/work/made/here/version") == b"tools 1.0\n"
+        assert container_file(store, f"runs-{way}", "/job/made/here/version") == b"tools 1.0\n"
         assert volume_files(store, f"data-{way}") == {
             "from-the-image": b"copied into the volume\n",
             "kept": b"kept for two words\n",

@@ -33,14 +33,14 @@ def build_runnable(directory: Path, busybox: Path) -> Image:
         layer.file("etc/obsolete", b"removed by the command\n")
         layer.file("srv/data/from-the-image", b"copied into the volume\n")
     with LayerTar(script) as layer:
-        layer.directory("work")
-        layer.file("work/words", b"one\ntwo\nthree\n")
+        layer.directory("job")
+        layer.file("job/words", b"one\ntwo\nthree\n")
         layer.file("usr/bin/greet", _GREET, 0o755)
     config = {
         "Entrypoint": ["/usr/bin/greet"],
         "Cmd": ["world", "two words"],
         "Env": ["PATH=/usr/bin:/bin", "GREETING=it's $5"],
-        "WorkingDir": "/work",
+        "WorkingDir": "/job",
     }
     write_layout(directory / "layout", [base, script], config=config)
     return Image("runnable", directory / "layout", (base, script))
