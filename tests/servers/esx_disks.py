@@ -1,8 +1,8 @@
 """What vcsim lacks of an ESXi's disk manager: the disks themselves. vcsim takes the calls, and does or refuses what it does.
 
-Its ``CreateVirtualDisk`` puts the capacity in KiB, as digits, in place of descriptor and data; its ``CopyVirtualDisk`` copies the two
-files, and so fails for a disk of one file. Here an empty file ``-flat.vmdk`` lets it pass, and then the files become what an ESXi makes:
-by qemu-img, and with descriptors in the words of ESXi 7.
+Its ``CreateVirtualDisk`` makes two files in place of descriptor and data: empty ones, or since 0.38 with the capacity in KiB, as digits. Its
+``CopyVirtualDisk`` copies the two files, and so fails for a disk of one file. Here an empty file ``-flat.vmdk`` lets it pass, and then the
+files become what an ESXi makes: by qemu-img, and with descriptors in the words of ESXi 7.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tests.servers.http_server import Answer
 from tests.servers.vcsim import Vcsim
 from tests.servers.vsphere_proxy import Forward, VsphereProxy
 from tests.tools import need, run
+
+_WRITING_TIME = 0.1  # seconds, for the digits
 
 NEVER_WRITTEN = "fffffffe"
 """Content id that ESXi gives a disk when it makes it empty."""
@@ -80,9 +82,10 @@ class _Handler(Forward):
         if found := _CREATE.search(body):
             esx.calls.append(f"create {found['type']}")
             answer = super().serve(path, query)
-            target, digits = esx.directory / found["target"], found["kib"].encode()
-            _await(lambda: target.exists() and target.read_bytes() == digits)
-            _make(target, int(digits) * 1024, NEVER_WRITTEN)
+            target = esx.directory / found["target"]
+            _await(target.with_name(f"{target.stem}-flat.vmdk").exists)  # the second file that it makes
+            time.sleep(_WRITING_TIME)
+            _make(target, int(found["kib"]) * 1024, NEVER_WRITTEN)
             return answer
         if found := _COPY.search(body):
             thin = "<diskType>thin</diskType>" in body
