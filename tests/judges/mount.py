@@ -26,6 +26,9 @@ def mounted(image: Path, *, writable: bool = False) -> Iterator[Path]:
         try:
             yield Path(directory)
         finally:
+            if writable:
+                # Now, and not when the last copy of the mount goes that a container may have taken meanwhile with all other mounts.
+                run("mount", "-o", "remount,ro", directory)
             run("umount", directory)
 
 

@@ -1,8 +1,8 @@
 """What vcsim lacks of an ESXi's disk manager: the disks themselves. vcsim takes the calls, and does or refuses what it does.
 
-Its ``CreateVirtualDisk`` makes two files in place of descriptor and data: empty ones, or since 0.38 with the capacity in KiB, as digits. Its
-``CopyVirtualDisk`` copies the two files, and so fails for a disk of one file. Here an empty file ``-flat.vmdk`` lets it pass, and then the
-files become what an ESXi makes: by qemu-img, and with descriptors in the words of ESXi 7.
+Its ``CreateVirtualDisk`` makes two files in place of descriptor and data: empty ones, or since 0.38 with the capacity in KiB, as
+digits. Its ``CopyVirtualDisk`` copies the two files, and so fails for a disk of one file. Here an empty file ``-flat.vmdk`` lets it
+pass, and then the files become what an ESXi makes: by qemu-img, and with descriptors in the words of ESXi 7.
 """
 
 from __future__ import annotations
