@@ -126,7 +126,7 @@ def write_single(
     imports = form is DiskFormat.VMFS
     name = layout.disk_file(stem)
     file = staging.create(layout.import_file(stem) if imports else name)
-    digest, size, read = hashlib.sha256(), 0, 0
+    digest, size = hashlib.sha256(), 0
 
     def append(data: bytes) -> None:
         nonlocal size
@@ -134,16 +134,10 @@ def write_single(
         digest.update(data)
         size += len(data)
 
-    def told(length: int) -> None:
-        nonlocal read
-        stop.check()
-        read += length
-        tell(read)
-
     ranges = list(data_ranges(chain))
     # Deleted with a machine that has it, it would be gone for all others.
     written = DiskFormat.STREAM_OPTIMIZED if imports else form
-    stream_disk(written, append, stem, _ProvedChain(chain, sums, told), ranges, cid=chain.cid, deletable=False)
+    stream_disk(written, append, stem, _ProvedChain(chain, sums, stop, tell), ranges, cid=chain.cid, deletable=False)
     file.close()
     grains = sum(length for _, length in ranges) // GRAIN
     if imports:
@@ -176,14 +170,6 @@ def write_redo_log(
         InvalidError: such disks cannot be as large.
         NoSpaceError: the datastore is full.
     """
-    read = 0
-
-    def told(length: int) -> None:
-        nonlocal read
-        stop.check()
-        read += length
-        tell(read)
-
     is_lowest = merged or len(chain.files) == 1
     if is_lowest:
         parent, ranges = blank, list(data_ranges(chain))
@@ -192,7 +178,7 @@ def write_redo_log(
         ranges = list(chain.own_ranges())
     name = layout.delta_file(stem)
     delta = staging.create(name)
-    write_cowd(delta, chain.size, read_pieces(_ProvedChain(chain, sums, told), ranges, GRAIN, zeros=True))
+    write_cowd(delta, chain.size, read_pieces(_ProvedChain(chain, sums, stop, tell), ranges, GRAIN, zeros=True))
     digest, size = hashlib.sha256(), delta.size
     for offset in range(0, size, _PIECE):
         digest.update(delta.pread(offset, _PIECE))
@@ -222,12 +208,18 @@ def write_redo_log(
 
 
 class _ProvedChain:
-    """A chain whose every grain is compared with its checksum when it is read. Reads whole grains only."""
+    """A chain whose every grain is compared with its checksum when it is read. Reads whole grains only.
 
-    def __init__(self, chain: Chain, sums: Sequence[array[int]], told: Callable[[int], None]) -> None:
+    Args:
+        tell: is given how many bytes have been read.
+    """
+
+    def __init__(self, chain: Chain, sums: Sequence[array[int]], stop: Stop, tell: Callable[[int], None]) -> None:
         self._chain = chain
         self._sums = sums
-        self._told = told
+        self._stop = stop
+        self._tell = tell
+        self._done = 0
         self._firsts = [file.size - len(each) * GRAIN for file, each in zip(chain.files, sums, strict=True)]
 
     @property
@@ -247,5 +239,7 @@ class _ProvedChain:
             start = run.grain * GRAIN - offset
             wanted = self._sums[run.disk][index : index + run.length]
             _compare(self._chain.files[run.disk].path, place, data[start : start + run.length * GRAIN], wanted)
-        self._told(length)
+        self._stop.check()
+        self._done += length
+        self._tell(self._done)
         return data

@@ -50,11 +50,6 @@ class DatastoreLocation:
         components = [self.datacenter, self.datastore, *filter(None, self.path.split("/"))]
         return _url(self.username, self.host, self.port, components)
 
-    @property
-    def datastore_path(self) -> str:
-        """It as vSphere writes it: ``[DATASTORE] path``."""
-        return f"[{self.datastore}] {self.path}".rstrip(" ")
-
     def login(self, login: VsphereLogin | None) -> VsphereLogin:
         """The login to its server: its own server and user, with all else of ``login``."""
         return at_server(login, self.host, self.port, self.username)

@@ -87,10 +87,6 @@ class TestParseDatastore:
         others = ["ds://D%20S/a", "[DS] a/b", "vsphere://vc.example/DC0/D S/a/b", "vsphere://vc.example:8443/DC1/D S/a/b"]
         assert [place.is_same(parse_datastore(text, LOGIN)) for text in same + others] == [True] * 3 + [False] * 4
 
-    def test_vspheres_own_form_is_given_back(self) -> None:
-        assert parse_datastore("[D S] a/b", LOGIN).datastore_path == "[D S] a/b"
-        assert parse_datastore("[D S]", LOGIN).datastore_path == "[D S]"
-
 
 class TestParseVm:
     @pytest.mark.parametrize(
